@@ -1,0 +1,27 @@
+"""`hpcdiff STAGE CONFIG.yaml ...`: the console script; the same as `python -m hpcdiff.STAGE CONFIG.yaml ...`."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+from hpcdiff.launch import STAGES, nearest
+
+USAGE = f"usage: hpcdiff {{{','.join(STAGES)}}} CONFIG.yaml [section.key=value ...] [--dry-run] [--overwrite]"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one stage; returns its exit status (contract: 0, 1, 2 or 75)."""
+    argv = sys.argv[1:] if argv is None else argv
+    if argv and argv[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0
+    if not argv or argv[0] not in STAGES:
+        said = f"unknown stage {argv[0]!r}{nearest(argv[0], STAGES)}" if argv else "no stage given"
+        print(f"hpcdiff: error: {said}, on the command line, {USAGE}", file=sys.stderr)
+        return 2
+    return importlib.import_module(f"hpcdiff.{argv[0]}.__main__").main(argv[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

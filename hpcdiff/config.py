@@ -1,0 +1,566 @@
+"""The run's configuration: dataclasses with one docstring line a field, strict YAML, dotted overrides.
+
+`docs/config.md` is generated from this file (`python -m hpcdiff.config > docs/config.md`).
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import os
+import re
+import sys
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+from hpcdiff.launch import UserError, nearest
+
+FIELDS = ("gas", "dm", "star", "total", "sz", "compton_y", "xray", "temperature")
+TRANSFORMS = ("linear", "asinh", "log10")
+SAMPLERS = ("euler_maruyama", "predictor_corrector", "heun", "dpmpp_2m", "dpmpp_2m_sde")
+
+
+def one_of(*choices: str, default: str | None = None):
+    """A text field that takes one of `choices`; the first is the default unless another is named."""
+    return field(default=default or choices[0], metadata={"choices": choices})
+
+
+def number(default: float | None, low: float | None = None, high: float | None = None, above: float | None = None):
+    """A number with bounds: low <= value <= high, value > above."""
+    return field(default=default, metadata={"low": low, "high": high, "above": above})
+
+
+def some_of(*choices: str, default: tuple[str, ...]):
+    """A list of distinct values among `choices`."""
+    return field(default_factory=lambda: list(default), metadata={"choices": choices})
+
+
+@dataclass
+class Run:
+    """Where the run lives, and its seed."""
+
+    dir: str = "runs/quickstart"
+    """Folder of everything that this run writes."""
+    seed: int = number(0, low=0)
+    """Seed of simulation, training and sampling."""
+    maps: str | list[str] | None = None
+    """Map file, or a list of them (several simulations); null = `maps.h5` below `run.dir`."""
+    model: str | None = None
+    """Folder of the trained model; null = `model` below `run.dir`."""
+
+
+@dataclass
+class Cosmology:
+    """Flat LambdaCDM; a snapshot's own numbers win, these fill its gaps."""
+
+    Om0: float = number(0.3, above=0, high=1)
+    """Matter density today over the critical one."""
+    Ob0: float = number(0.045, above=0, high=1)
+    """Baryon density today over the critical one."""
+    h: float = number(0.7, above=0, high=2)
+    """Hubble constant over 100 km/s/Mpc."""
+    sigma8: float = number(0.8, above=0)
+    """Amplitude of linear fluctuations in 8 Mpc/h."""
+    ns: float = number(0.96, above=0)
+    """Slope of the primordial spectrum."""
+    Tcmb0: float = number(2.7255, above=0)
+    """Temperature of the microwave background today, K."""
+
+
+@dataclass
+class Simulate:
+    """The embedded simulation."""
+
+    engine: str = one_of("halo_model", "nbody")
+    """`halo_model`: clusters built from profiles; `nbody` is not built yet."""
+    clusters: int = number(64, low=1)
+    """Number of clusters, one a cell of the box."""
+    mass_range: list[float] = field(default_factory=lambda: [1.0e14, 4.82e15])
+    """Lowest and highest M200m, Msun; masses are flat in log M."""
+    cell: float = number(40.0, above=0)
+    """Side of a cluster's cell of the periodic box, comoving Mpc."""
+    particle_mass: float = number(1.0e11, above=0)
+    """Mass of a dark-matter particle, Msun; gas particles have Ob/(Om-Ob) of it (the paper: 1.18e10)."""
+
+
+@dataclass
+class Views:
+    """From where each halo is seen."""
+
+    mode: str = one_of("fixed", "flat_mass")
+    """`fixed`: the same sightlines for every halo; `flat_mass`: flat in log mass, as the paper: low masses thinned, high ones seen more often."""
+    sightlines: int = number(1, low=1)
+    """Sightlines a halo; 1 is the z axis, more lie on a Fibonacci sphere."""
+    sphere: str = one_of("half", "full")
+    """`half`: a view and its opposite are mirror images; `full`: as in the paper."""
+    axes: list[str] = some_of("x", "y", "z", default=("x", "y", "z"))
+    """Axes of the rotated frame along which the box is projected."""
+    per_dex: int = number(30000, low=1)
+    """`flat_mass`: views per decade of mass."""
+    max_per_halo: int = number(69, low=1)
+    """`flat_mass`: most views of one halo."""
+
+
+@dataclass
+class Split:
+    """Which halos train, validate and test: a hash of (seed, id) against the cumulative fractions."""
+
+    by: str = one_of("halo", "group", "region")
+    """What must stay together; `region` is not built yet."""
+    train: float = number(0.8, low=0, high=1)
+    """Fraction for training."""
+    val: float = number(0.1, low=0, high=1)
+    """Fraction for validation."""
+    test: float = number(0.1, low=0, high=1)
+    """Fraction for testing."""
+    seed: int = number(0, low=0)
+    """Another seed deals the halos anew."""
+
+
+@dataclass
+class Project:
+    """Particles to maps."""
+
+    snapshot: str | None = None
+    """File, folder or glob of chunk files; null = `snapshot` below `run.dir`."""
+    halos: str | None = None
+    """Halo catalogue (HDF5 or CSV); null = `halos.hdf5` below `run.dir`."""
+    fields: list[str] = some_of(*FIELDS, default=("gas", "dm", "sz", "xray"))
+    """Fields to project; `temperature` is not built yet."""
+    npix: int = number(128, low=2)
+    """Pixels a side."""
+    width: float | str = 12.8
+    """Side of the map, physical Mpc, or a text such as "2 R200m"."""
+    depth: float | str = 12.8
+    """Depth along the line of sight, physical Mpc, likewise."""
+    method: str = one_of("exact", "mesh")
+    """`exact`: pixel average of the analytic column; `mesh` (the paper's 3D mesh, summed) is not built yet."""
+    gaunt: float = number(1.2, above=0)
+    """Free-free Gaunt factor of `xray`."""
+    mu_e: float = number(1.13, above=0)
+    """Mean molecular weight per electron where the snapshot has no electron abundance."""
+    views: Views = field(default_factory=Views)
+    """Sightlines and axes."""
+    split: Split = field(default_factory=Split)
+    """Training, validation and test parts."""
+
+
+@dataclass
+class Task:
+    """What is inferred from what."""
+
+    inputs: list[str] = some_of(*FIELDS, default=("sz", "xray"))
+    """Fields that are observed."""
+    outputs: list[str] = some_of(*FIELDS, default=("gas", "dm"))
+    """Fields that are inferred."""
+    method: str = one_of("diffusion", "regression")
+    """`diffusion`: posterior samples; `regression` is not built yet."""
+    transform: str | dict[str, str] = field(default="linear", metadata={"choices": TRANSFORMS})
+    """`linear`, `asinh` or `log10` to [0, 1] by the training split's bounds; or one a field, as {sz: log10, ...}."""
+
+
+@dataclass
+class Network:
+    """The score network."""
+
+    name: str = one_of("ncsnpp", "unet")
+    """`ncsnpp` (Song et al. 2021); `unet` is not built yet."""
+    channels: int = number(128, low=4)
+    """Channels at full resolution."""
+    multipliers: list[int] = field(default_factory=lambda: [2, 2, 2, 2])
+    """Channels of each resolution over `channels`."""
+    blocks: int = number(2, low=1)
+    """Residual blocks a resolution."""
+    dropout: float = number(0.0, low=0, high=0.99)
+    """Dropout in the residual blocks."""
+
+
+@dataclass
+class Diffusion:
+    """Noise levels and preconditioning."""
+
+    sigma_min: float = number(0.001, above=0)
+    """Smallest noise, in transformed units."""
+    sigma_max: float = number(1.0, above=0)
+    """Largest noise, in transformed units."""
+    precondition: str = one_of("ve", "edm")
+    """`ve`: the paper's; `edm`: Karras et al. 2022."""
+
+
+@dataclass
+class Train:
+    """Training."""
+
+    engine: str = one_of("ddp", "deepspeed")
+    """`ddp`; `deepspeed` is not built yet."""
+    batch_size: int = number(32, low=1)
+    """Global batch: images a step over all ranks."""
+    images: int = number(100000, low=1)
+    """Training length, in images seen."""
+    precision: str = one_of("fp32", "bf16", default="bf16")
+    """Arithmetic inside the network; weights and optimiser stay in fp32."""
+    lr: float = number(1.0e-4, above=0)
+    """Learning rate (Adam)."""
+    schedule: str = one_of("constant", "cosine")
+    """`constant`, or `cosine` to zero at `images`; either after `warmup`."""
+    warmup: int = number(0, low=0)
+    """Images over which the learning rate rises from zero."""
+    ema: float = number(0.9999, low=0, high=1)
+    """Decay of the weights' average a step, with warm-up min(ema, (1+n)/(10+n))."""
+    zero_stage: int = number(1, low=0, high=3)
+    """DeepSpeed's ZeRO stage."""
+    checkpoint_every: int = number(10000, low=1)
+    """Images between checkpoints."""
+    keep: int = number(3, low=1)
+    """Checkpoints kept."""
+    validate_every: int = number(10000, low=1)
+    """Images between validation losses and sample pictures."""
+    log_every: int = number(1000, low=1)
+    """Images between lines of `stats.jsonl`."""
+    augment: bool = True
+    """Flips and quarter turns of inputs and outputs together."""
+
+
+@dataclass
+class Sample:
+    """Posterior sampling."""
+
+    sampler: str = one_of("auto", *SAMPLERS)
+    """`auto` = dpmpp_2m_sde."""
+    steps: int = number(1000, low=2)
+    """Noise levels."""
+    samples: int = number(10, low=1)
+    """Posterior samples a view."""
+    batch_size: int = number(64, low=1)
+    """Maps in one network call, a rank."""
+    split: str = one_of("train", "val", "test", default="test")
+    """Which part of the map file is sampled."""
+    init: str = one_of("prior", "matched")
+    """`prior` = N(0, sigma_max^2); `matched` = N(E[x], Var[x] + sigma_max^2) of the training split."""
+    shuffle_inputs: bool = False
+    """A control: every view gets the inputs of another halo, so that skill must vanish."""
+
+
+@dataclass
+class Evaluate:
+    """Metrics and report."""
+
+    mass_bins: dict[str, list[float]] = field(default_factory=lambda: {"low": [2.0e14, 6.0e14], "high": [6.0e14, 1.0e15]})
+    """Bins of true M200m, Msun: [low, high), the last closed."""
+    k_split: float = number(2.0, above=0)
+    """Wavenumber between large and small scales, h/Mpc."""
+    bootstrap: int = number(1000, low=2)
+    """Bootstrap draws over halos for the error of a mean."""
+
+
+@dataclass
+class Config:
+    """One run, from simulation to report."""
+
+    run: Run = field(default_factory=Run)
+    cosmology: Cosmology = field(default_factory=Cosmology)
+    simulate: Simulate = field(default_factory=Simulate)
+    project: Project = field(default_factory=Project)
+    task: Task = field(default_factory=Task)
+    network: Network = field(default_factory=Network)
+    diffusion: Diffusion = field(default_factory=Diffusion)
+    train: Train = field(default_factory=Train)
+    sample: Sample = field(default_factory=Sample)
+    evaluate: Evaluate = field(default_factory=Evaluate)
+    given: frozenset[str] = field(default=frozenset(), metadata={"hidden": True})
+
+    @property
+    def dir(self) -> Path:
+        """The run's folder."""
+        return Path(self.run.dir)
+
+    def map_paths(self) -> list[Path]:
+        """The map files that training, sampling and evaluation read."""
+        maps = self.run.maps
+        return [self.dir / "maps.h5"] if maps is None else [Path(p) for p in ([maps] if isinstance(maps, str) else maps)]
+
+    def model_path(self) -> Path:
+        """The folder of the trained model."""
+        return self.dir / "model" if self.run.model is None else Path(self.run.model)
+
+    def resolved(self, *sections: str) -> dict:
+        """The named sections (all, if none is named) as plain nested dictionaries."""
+        whole = {f.name: dataclasses.asdict(getattr(self, f.name)) for f in _fields(Config)}
+        return {name: whole[name] for name in sections} if sections else whole
+
+    def to_yaml(self, *sections: str) -> str:
+        """The named sections (all, if none is named) as YAML."""
+        return to_yaml(self.resolved(*sections))
+
+
+def to_yaml(sections: dict) -> str:
+    """Nested dictionaries as YAML in the order given."""
+    return yaml.safe_dump(sections, sort_keys=False, default_flow_style=None, width=120)
+
+
+def read_config(path: str | Path, overrides: list[str] = ()) -> Config:
+    """Read a YAML file and apply dotted overrides ("train.lr=1e-3"), which win.
+
+    Raises:
+        UserError: the file is missing or not YAML, a key is unknown (the nearest valid one is named), a value has the
+            wrong type or is out of range, or an environment variable `${VAR}` is not set.
+    """
+    try:
+        tree = yaml.safe_load(Path(path).read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError("cannot read the config", path, getattr(error, "strerror", None) or str(error)) from None
+    except yaml.YAMLError as error:
+        raise UserError("the config is not YAML", path, " ".join(str(error).split())) from None
+    tree = {} if tree is None else tree
+    if not isinstance(tree, dict):
+        raise UserError("the config is not a mapping of sections", path, "see configs/quickstart.yaml")
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise UserError(f"{text!r} is not an override", "command line", "write section.key=value")
+        try:
+            _merge(Config, tree, key.strip().split("."), yaml.safe_load(value))
+        except yaml.YAMLError:
+            raise UserError(f"the value of {key} is not YAML", "command line", "quote it") from None
+    given: set[str] = set()
+    config = _build(Config, tree, "", given, f"{path} and the command line" if overrides else str(path))
+    config.given = frozenset(given)
+    _check(config, str(path))
+    return config
+
+
+def difference(old: dict, new: dict, exempt: tuple[str, ...] = (), prefix: str = "") -> tuple[str, object, object] | None:
+    """The first dotted key in which two resolved configs differ, with its old and new value; None if there is none."""
+    for key in dict.fromkeys([*new, *old]):
+        dotted = f"{prefix}{key}"
+        a, b = old.get(key), new.get(key)
+        if dotted in exempt or a == b:
+            continue
+        if isinstance(a, dict) and isinstance(b, dict):
+            if found := difference(a, b, exempt, dotted + "."):
+                return found
+        else:
+            return dotted, a, b
+    return None
+
+
+def refuse_difference(old: dict, new: dict, where: str | Path, stage: str, exempt: tuple[str, ...] = ()) -> None:
+    """Raise a UserError that names the key, its old and its new value, if a rerun's config differs from the stored one."""
+    if found := difference(old, new, exempt):
+        key, a, b = found
+        raise UserError(f"{key} was {a!r} and is now {b!r}", where, f"set it back, take another run.dir, or {stage} --overwrite")
+
+
+def _fields(cls) -> list[dataclasses.Field]:
+    return [f for f in dataclasses.fields(cls) if not f.metadata.get("hidden")]
+
+
+def _hints(cls) -> dict:
+    return typing.get_type_hints(cls)
+
+
+def _build(cls, tree: dict, prefix: str, given: set[str], where: str):
+    hints, values = _hints(cls), {}
+    names = [f.name for f in _fields(cls)]
+    for key, value in tree.items():
+        dotted = f"{prefix}{key}"
+        if key not in names:
+            raise UserError(f"unknown key {dotted!r}{nearest(dotted, all_keys())}", where, "see docs/config.md")
+        if dataclasses.is_dataclass(hints[key]):
+            value = {} if value is None else value
+            if not isinstance(value, dict):
+                raise UserError(f"{dotted} is a section, not {value!r}", where, f"write {key}: {{...}}")
+            values[key] = _build(hints[key], value, dotted + ".", given, where)
+        else:
+            given.add(dotted)
+            values[key] = _convert(value, hints[key], dotted, where)
+    return cls(**values)
+
+
+def _merge(cls, tree: dict, path: list[str], value: object) -> None:
+    """Put an override into the YAML tree, so that it is checked like the rest; a section is merged, anything else replaced."""
+    name, *rest = path
+    hint = _hints(cls).get(name)
+    if not dataclasses.is_dataclass(hint) or (not rest and not isinstance(value, dict)):
+        tree[".".join(path)] = value  # a leaf, or an unknown key, which is refused later with its whole name
+        return
+    tree[name] = tree[name] if isinstance(tree.get(name), dict) else {}
+    for key, v in [(rest, value)] if rest else [([k], v) for k, v in value.items()]:
+        _merge(hint, tree[name], key, v)
+
+
+def _expand(text: str, dotted: str, where: str) -> str:
+    def value(match: re.Match) -> str:
+        if match[1] not in os.environ:
+            raise UserError(f"{dotted} uses ${{{match[1]}}}, which is not set", where, f"export {match[1]}=...")
+        return os.environ[match[1]]
+
+    return re.sub(r"\$\{(\w+)\}", value, text)
+
+
+def _convert(value: object, hint, dotted: str, where: str):
+    """The YAML value as the field's type; numbers in quotes or as 1e14 (text to YAML) are numbers."""
+    if isinstance(value, str):
+        value = _expand(value, dotted, where)
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    for option in options:
+        converted = _as(value, option)
+        if converted is not _NO:
+            return converted
+    wanted = " or ".join("null" if o is type(None) else getattr(o, "__name__", str(o)) for o in options)
+    raise UserError(f"{dotted} is {value!r}, not {wanted}", where, "see docs/config.md")
+
+
+_NO = object()
+
+
+def _as(value: object, hint):
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if hint is type(None):
+        return None if value is None else _NO
+    if origin is list:
+        items = [_as(v, args[0]) for v in value] if isinstance(value, list) else [_NO]
+        return _NO if any(v is _NO for v in items) else items
+    if origin is dict:
+        if not isinstance(value, dict):
+            return _NO
+        items = {str(k): _as(v, args[1]) for k, v in value.items()}
+        return _NO if any(v is _NO for v in items.values()) else items
+    if hint is bool:
+        return value if isinstance(value, bool) else _NO
+    if isinstance(value, bool) or value is None:
+        return _NO
+    if hint is str:
+        return value if isinstance(value, str) else _NO
+    try:
+        number_ = float(value) if isinstance(value, (int, float, str)) else None
+    except ValueError:
+        number_ = None
+    if number_ is None or number_ != number_ or number_ in (float("inf"), float("-inf")):
+        return _NO
+    if hint is float:
+        return number_
+    return int(number_) if hint is int and number_ == int(number_) else _NO
+
+
+def _check(config: Config, where: str) -> None:
+    for dotted, f, value in _leaves(config):
+        choices, values = f.metadata.get("choices"), value
+        if choices:
+            values = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else [value]
+            for v in values:
+                if v not in choices:
+                    raise UserError(f"{dotted} is {v!r}{nearest(v, choices)}", where, f"one of {', '.join(choices)}")
+            if isinstance(value, list) and (not value or len(set(value)) < len(value)):
+                raise UserError(f"{dotted} is {value!r}", where, "name at least one, and each once")
+        for name, holds in (("low", lambda v, b: v >= b), ("high", lambda v, b: v <= b), ("above", lambda v, b: v > b)):
+            bound = f.metadata.get(name)
+            if bound is not None and isinstance(value, (int, float)) and not holds(value, bound):
+                words = {"low": "at least", "high": "at most", "above": "above"}[name]
+                raise UserError(f"{dotted} is {value!r}", where, f"it must be {words} {bound}")
+    project, split, diffusion = config.project, config.project.split, config.diffusion
+    rules = [
+        (
+            "simulate.mass_range",
+            len(config.simulate.mass_range) == 2 and 0 < config.simulate.mass_range[0] < config.simulate.mass_range[1],
+            "give [lowest, highest] in Msun",
+        ),
+        ("cosmology.Ob0", config.cosmology.Ob0 < config.cosmology.Om0, "it must be below Om0"),
+        ("project.width", isinstance(project.width, str) or project.width > 0, "it must be above 0"),
+        ("project.depth", isinstance(project.depth, str) or project.depth > 0, "it must be above 0"),
+        ("project.split", abs(split.train + split.val + split.test - 1) < 1e-9, "train + val + test must be 1"),
+        ("diffusion.sigma_min", diffusion.sigma_min < diffusion.sigma_max, "it must be below sigma_max"),
+        ("network.multipliers", all(m > 0 for m in config.network.multipliers) and config.network.multipliers, "whole numbers above 0"),
+        ("task.outputs", not set(config.task.inputs) & set(config.task.outputs), "no field may be input and output"),
+        (
+            "evaluate.mass_bins",
+            all(len(b) == 2 and b[0] < b[1] for b in config.evaluate.mass_bins.values()) and "all" not in config.evaluate.mass_bins,
+            "each is [low, high]; the name `all` is taken",
+        ),
+    ]
+    for key, ok, how in rules:
+        if not ok:
+            raise UserError(f"{key} does not hold together", where, how)
+    if isinstance(config.task.transform, dict):
+        for name in config.task.transform:
+            if name not in FIELDS:
+                raise UserError(f"task.transform names {name!r}{nearest(name, FIELDS)}", where, "name a field")
+
+
+def _leaves(node, prefix: str = ""):
+    for f in _fields(type(node)):
+        value = getattr(node, f.name)
+        if dataclasses.is_dataclass(value):
+            yield from _leaves(value, f"{prefix}{f.name}.")
+        else:
+            yield f"{prefix}{f.name}", f, value
+
+
+def all_keys() -> list[str]:
+    """Every valid dotted key."""
+    return [dotted for dotted, _, _ in _leaves(Config())]
+
+
+def _docstrings(cls) -> dict[str, str]:
+    """Attribute docstrings: the text that follows each field in the source."""
+    body = ast.parse(inspect.getsource(cls)).body[0].body
+    pairs = zip(body, body[1:], strict=False)
+    return {
+        a.target.id: b.value.value
+        for a, b in pairs
+        if isinstance(a, ast.AnnAssign) and isinstance(b, ast.Expr) and isinstance(b.value, ast.Constant)
+    }
+
+
+def reference() -> str:
+    """The config reference as Markdown, made from the dataclasses."""
+    lines = ["# Config reference", "", "Made by `python -m hpcdiff.config > docs/config.md`; do not edit by hand.", ""]
+
+    def section(cls, prefix: str) -> None:
+        lines.extend([f"## `{prefix.rstrip('.')}`", "", cls.__doc__, "", "| key | default | meaning |", "|---|---|---|"])
+        docs, hints, inner = _docstrings(cls), _hints(cls), []
+        for f in _fields(cls):
+            if dataclasses.is_dataclass(hints[f.name]):
+                inner.append((hints[f.name], f"{prefix}{f.name}."))
+                continue
+            default = getattr(cls(), f.name)
+            shown = yaml.safe_dump(default, default_flow_style=True, width=1000).replace("\n...", "").strip()
+            choices = f.metadata.get("choices")
+            extra = f" One of {', '.join(f'`{c}`' for c in choices)}." if choices and isinstance(default, str) else ""
+            lines.append(f"| `{prefix}{f.name}` | `{shown}` | {docs[f.name]}{extra} |")
+        lines.append("")
+        for cls_, prefix_ in inner:
+            section(cls_, prefix_)
+
+    for f in _fields(Config):
+        section(_hints(Config)[f.name], f.name + ".")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def main(argv: list[str]) -> int:
+    """Print the reference, or `get KEY CONFIG.yaml [overrides]`: one resolved value, for job scripts."""
+    if not argv:
+        print(reference(), end="")
+        return 0
+    try:
+        if argv[0] != "get" or len(argv) < 3:
+            raise UserError(
+                "not understood", "command line", "usage: python -m hpcdiff.config [get KEY CONFIG.yaml [section.key=value ...]]"
+            )
+        leaves = {dotted: value for dotted, _, value in _leaves(read_config(argv[2], [a for a in argv[3:] if not a.startswith("--")]))}
+        if argv[1] not in leaves:
+            raise UserError(f"unknown key {argv[1]!r}{nearest(argv[1], leaves)}", "command line", "see docs/config.md")
+    except UserError as error:
+        print(f"hpcdiff config: error: {error}", file=sys.stderr)
+        return 2
+    print(leaves[argv[1]])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

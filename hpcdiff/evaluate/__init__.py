@@ -1,0 +1,1 @@
+"""Evaluation: posterior samples against the truth -> `metrics.json`, `figures/*.png`, `report.html`."""

@@ -1,0 +1,84 @@
+"""`python -m hpcdiff.evaluate CONFIG.yaml`: samples.h5 against maps.h5 -> metrics.json, figures/, report.html."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from hpcdiff import files
+from hpcdiff.config import refuse_difference
+from hpcdiff.launch import UserError, World, run_stage
+
+SECTIONS = ("task", "evaluate")
+
+
+def outputs(config) -> Iterator[Path]:
+    """What `--overwrite` removes."""
+    yield from (config.dir / name for name in ("metrics.json", "report.html", "figures", "figures.partial"))
+
+
+def plan(config) -> Iterator[str]:
+    """Lines of `--dry-run`."""
+    from hpcdiff.evaluate.inputs import open_inputs
+
+    missing = [path for path in (*config.map_paths(), config.dir / "samples.h5") if not path.exists()]
+    if missing:
+        yield from (f"{path} is not there yet" for path in missing)
+        return
+    maps, samples = open_inputs(config)
+    train, size = len(maps.rows("train")), maps.npix**2 * 4
+    fields = len(config.task.inputs) + len(config.task.outputs)
+    yield f"{len(samples.views)} views, {samples.count} samples each, of {', '.join(samples.fields)}"
+    yield f"{train} training views for the baselines"
+    # samples are read twice (checked, measured), and so is the training split (means, filters)
+    total = 2 * train * fields * size + len(samples.views) * (2 * samples.count * len(samples.fields) + fields) * size
+    yield f"{total:.4g} bytes to read"
+
+
+def work(config, world: World) -> str:
+    """Measure, reduce, draw; `metrics.json` is written last."""
+    from hpcdiff.evaluate.inputs import open_inputs
+    from hpcdiff.evaluate.run import measure
+
+    target, old = config.dir / "metrics.json", None
+    with world.together():
+        maps, samples = open_inputs(config)
+        old = _finished(target, config)
+    made_from = {"maps": maps.fingerprint, "samples": samples.fingerprint(world)}
+    if old is not None:
+        if old.get("inputs") != made_from:
+            raise UserError("samples or maps have changed since it was made", target, "evaluate --overwrite")
+        return f"{target} is done already (--overwrite makes it anew)"
+    if "maps" not in samples.inputs:
+        world.print(f"{samples.path} does not say what it was made from: not checked")
+    metrics = measure(config, world, maps, samples, made_from)
+    with world.together():
+        if world.main:
+            from hpcdiff.evaluate.report import write_figures_and_report
+
+            write_figures_and_report(config, maps, samples, metrics)
+            files.write_json(target, metrics)
+    return f"{len(samples.views)} views -> {target}; open {config.dir / 'report.html'}"
+
+
+def _finished(target: Path, config) -> dict | None:
+    if not target.exists():
+        return None
+    try:
+        old = json.loads(target.read_text())
+        stored = old["config"]
+    except (ValueError, KeyError, TypeError):
+        raise UserError("not a metrics file of ours", target, "evaluate --overwrite") from None
+    refuse_difference(stored, config.resolved(*SECTIONS), target, "evaluate")
+    return old
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the stage; the exit status."""
+    return run_stage("evaluate", plan, work, outputs, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,132 @@
+"""What is evaluated: the samples and the map file, checked against each other before any work."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from hpcdiff.evaluate.blocks import in_blocks
+from hpcdiff.launch import UserError, World
+from hpcdiff.maps import PARTS, MapFile, open_hdf5
+
+FORMAT = "hpcdiff-samples"
+
+
+class Samples:
+    """A finished samples file, opened for each read.
+
+    Attributes:
+        path, fields (list), views (int64 (M,), rows of the map file), count (samples a view), npix, attributes (root),
+        inputs ({name: fingerprint}, empty if the file has none), control (text or None).
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if not path.exists() and (shards := path.with_name("samples.partial")).exists():
+            raise UserError("sampling is not finished", shards, "run sample again")
+        with open_hdf5(path, "samples file") as f:
+            if f.attrs.get("format") != FORMAT:
+                raise UserError("not a samples file", path, f"its root attribute `format` should be {FORMAT!r}")
+            self.attributes = {k: v.item() if isinstance(v, np.generic) else v for k, v in f.attrs.items()}
+            self.views = f["catalog/view"][:].astype(np.int64)
+            self.fields = sorted(f["samples"])
+            shapes = {name: f["samples"][name].shape for name in self.fields}
+        if not self.fields or not len(self.views):
+            raise UserError("the samples file holds no samples", path, "run sample again")
+        shape = shapes[self.fields[0]]
+        for name, other in shapes.items():
+            if len(other) != 4 or other[0] != len(self.views) or other != shape or other[1] < 1 or other[2] != other[3]:
+                raise UserError(
+                    f"/samples/{name} has shape {other} for {len(self.views)} views", path, "it should be (views, samples, npix, npix)"
+                )
+        self.count, self.npix = shape[1], shape[2]
+        try:
+            self.inputs = json.loads(self.attributes.get("inputs") or "{}")
+            self.config = yaml.safe_load(self.attributes.get("config") or "{}") or {}
+        except (ValueError, yaml.YAMLError):
+            raise UserError("its root attributes `inputs` and `config` are not JSON and YAML", path, "run sample again") from None
+        self.control = self.attributes.get("control") or None
+
+    def read(self, field: str, positions: np.ndarray) -> np.ndarray:
+        """Samples float32 (len(positions), S, npix, npix) at neighbouring positions of the file.
+
+        Raises:
+            UserError: a value is not finite.
+        """
+        with open_hdf5(self.path, "samples file") as f:
+            block = f["samples"][field][positions[0] : positions[-1] + 1]
+        if not np.isfinite(block).all():
+            bad = self.views[positions[~np.isfinite(block).all(axis=(1, 2, 3))][0]]
+            raise UserError(f"/samples/{field} has values that are not finite (view {bad})", self.path, "sample --overwrite")
+        return block
+
+    def against(self, maps: MapFile) -> None:
+        """Raise a UserError if these are not samples of `maps`."""
+        made_from = self.inputs.get("maps")
+        if made_from is not None and made_from != maps.fingerprint:
+            raise UserError(
+                f"the samples were made from another map file (fingerprint {made_from}, not {maps.fingerprint})",
+                self.path,
+                f"sample --overwrite, or name their map file in run.maps instead of {maps.path}",
+            )
+        maps.require(self.fields, "the samples file")
+        outside = self.views[(self.views < 0) | (self.views >= maps.n_views)]
+        if len(outside):
+            raise UserError(f"view {outside[0]} is outside the map file ({maps.n_views} views)", self.path, "run sample again")
+        if len(np.unique(self.views)) < len(self.views):
+            raise UserError("a view stands twice in /catalog/view", self.path, "run sample again")
+        if self.npix != maps.npix:
+            raise UserError(f"the samples have {self.npix} pixels a side, the maps {maps.npix}", self.path, "run sample again")
+
+    def fingerprint(self, world: World) -> str:
+        """SHA-256 over the views and samples, hexadecimal; checks on the way that all are finite. Collective."""
+
+        def digest(block: np.ndarray) -> dict[str, np.ndarray]:
+            h = hashlib.sha256(self.views[block].astype("<i8").tobytes())
+            for field in sorted(self.fields):
+                h.update(field.encode() + self.read(field, block).astype("<f4", copy=False).tobytes())
+            return {"digest": np.frombuffer(h.digest(), np.uint8)}
+
+        whole = hashlib.sha256()
+        for part in in_blocks(world, np.arange(len(self.views)), digest, " views checked"):
+            whole.update(part["digest"].astype(np.uint8).tobytes())
+        return whole.hexdigest()
+
+
+def open_inputs(config) -> tuple[MapFile, Samples]:
+    """The map file and its samples, held against each other and against the config.
+
+    Raises:
+        UserError: a file is missing, damaged, foreign, or does not belong to the other.
+    """
+    paths = config.map_paths()
+    if len(paths) != 1:
+        raise UserError("evaluation reads one map file (several are not built yet)", "run.maps", "name one")
+    samples = Samples(config.dir / "samples.h5")
+    maps = MapFile(paths[0])
+    samples.against(maps)
+    if set(samples.fields) != set(config.task.outputs):
+        raise UserError(
+            f"the samples are of {', '.join(samples.fields)}, task.outputs names {', '.join(config.task.outputs)}",
+            samples.path,
+            "evaluate with the config that sampled",
+        )
+    maps.require(config.task.inputs, "task.inputs")
+    if maps.npix < 4:
+        raise UserError(f"maps of {maps.npix} pixels a side hold no scale to measure", maps.path, "project with project.npix=32 or more")
+    samples.fields = list(config.task.outputs)
+    return maps, samples
+
+
+def hubble(maps: MapFile, config) -> float:
+    """h of the maps: the file's own, else the config's."""
+    return float(maps.attributes.get("h", config.cosmology.h))
+
+
+def parts_of(maps: MapFile, rows: np.ndarray) -> str:
+    """The parts of the split that `rows` lie in, as a text."""
+    return ", ".join(PARTS[p] for p in np.unique(maps.catalog["split"][rows]))

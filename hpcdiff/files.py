@@ -1,0 +1,112 @@
+"""Files on slow and shared file systems: atomic writes, hashes, one writer at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+
+def write_atomic(path: str | Path, data: bytes | str) -> None:
+    """Write `data` under a temporary name, flush it to disk and rename: a reader sees the old file or the new one."""
+    path = Path(path)
+    data = data.encode() if isinstance(data, str) else data
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as f:
+            f.write(data)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def write_json(path: str | Path, value: object) -> None:
+    """Write `value` as sorted, indented JSON, atomically; the same value gives the same bytes."""
+    write_atomic(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n")
+
+
+def sync(path: str | Path) -> None:
+    """Flush a file's or a folder's content to disk, so that a later rename cannot overtake it."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:  # some network file systems refuse fsync on folders
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def sha256_file(path: str | Path) -> str:
+    """SHA-256 of a file's content, hexadecimal."""
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def sha256_text(text: str) -> str:
+    """SHA-256 of a text in UTF-8, hexadecimal."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def remove(path: str | Path) -> None:
+    """Remove a file or a folder with all that is in it; nothing happens where there is none."""
+    path = Path(path)
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def free_bytes(path: str | Path) -> int:
+    """Bytes free for us on the file system that holds `path` (or will hold it: the nearest existing parent)."""
+    path = Path(path).absolute()
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free
+
+
+class Lock:
+    """One process at a time: an advisory lock that the kernel drops when its holder dies, however it dies.
+
+    `acquire` is False where another process holds it. A file system without locks counts as free.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path, self.file = Path(path), None
+
+    def acquire(self) -> bool:
+        """Take the lock and write who holds it; False if somebody else does."""
+        self.file = open(self.path, "a+")  # noqa: SIM115, held until release
+        try:
+            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                self.file.close()
+                self.file = None
+                return False
+        self.file.truncate(0)
+        self.file.write(f"pid {os.getpid()} on {os.uname().nodename}, job {os.environ.get('SLURM_JOB_ID', 'none')}\n")
+        self.file.flush()
+        return True
+
+    def holder(self) -> str:
+        """What the holder wrote of itself."""
+        with contextlib.suppress(OSError):
+            return self.path.read_text().strip()
+        return ""
+
+    def release(self) -> None:
+        """Let go, and leave no lock file behind."""
+        if self.file is not None:
+            with contextlib.suppress(OSError):
+                self.path.unlink()
+            self.file.close()
+            self.file = None

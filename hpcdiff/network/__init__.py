@@ -1,0 +1,5 @@
+"""Score networks: pure torch modules that map (x, t, condition) to an image; no files, no ranks, no config."""
+
+from hpcdiff.network.ncsnpp import NCSNpp
+
+__all__ = ["NCSNpp"]

@@ -1,0 +1,17 @@
+"""`python -m hpcdiff.project CONFIG.yaml`: particles to maps."""
+
+from __future__ import annotations
+
+import sys
+
+from hpcdiff.launch import run_stage
+from hpcdiff.project.stage import outputs, plan, work
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the stage; returns the exit status."""
+    return run_stage("project", plan, work, outputs, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

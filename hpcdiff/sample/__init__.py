@@ -1,0 +1,1 @@
+"""Posterior sampling: maps.h5, model/ -> samples.h5."""

@@ -1,0 +1,32 @@
+"""`python -m hpcdiff.simulate CONFIG`: clusters of the halo model -> `snapshot/*.hdf5` and `halos.hdf5`."""
+
+from __future__ import annotations
+
+import sys
+
+from hpcdiff.launch import run_stage
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the stage; returns its exit status (contract: 0, 1, 2 or 75)."""
+
+    def plan(config):
+        from hpcdiff.simulate.plan import Plan
+
+        return Plan(config).lines()
+
+    def work(config, world):
+        from hpcdiff.simulate.work import simulate
+
+        return simulate(config, world)
+
+    def outputs(config):
+        from hpcdiff.simulate.chunks import Folder
+
+        return Folder(config.dir).outputs()
+
+    return run_stage("simulate", plan, work, outputs, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,58 @@
+"""Smoothing lengths and densities from the 64 nearest neighbours of the same type."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+NEIGHBOURS = 64
+"""The smoothing length is the distance to this neighbour, the particle itself not counted."""
+SLAB = 2**14
+"""Particles whose neighbours are held at once."""
+
+
+def threads() -> int:
+    """Cores that this rank may use."""
+    cores = len(os.sched_getaffinity(0))
+    cores //= int(os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE") or os.environ.get("SLURM_NTASKS_PER_NODE", "1").split("(")[0] or 1)
+    return max(1, min(cores, int(os.environ.get("OMP_NUM_THREADS") or cores)))
+
+
+def wendland(q: np.ndarray, h: np.ndarray) -> np.ndarray:
+    """Wendland C2 in three dimensions, 21/(2 pi h^3) (1-q)^4 (1+4q)."""
+    return 21 / (2 * np.pi * h**3) * (1 - q) ** 4 * (1 + 4 * q)
+
+
+def smoothing(
+    own: np.ndarray, around: Callable[[float], np.ndarray], margin: float, densities: bool
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Distance to the 64th neighbour, and the number density there.
+
+    The density leaves out the particle itself: our particles are drawn at random, not relaxed as in a simulation, so
+    that counting it would make the density 22 % too high.
+
+    Args:
+        own: positions, (n, 3), n > 0.
+        around: margin -> positions of all particles within the margin of any of `own`, and of `own` themselves.
+        margin: where to start; grows until it holds every neighbour.
+        densities: whether they are wanted.
+    Returns:
+        float64 (n,) in the positions' unit, and float64 (n,) per cubed unit, or None.
+    """
+    while True:
+        tree = cKDTree(around(margin))
+        h, density = np.empty(len(own)), np.empty(len(own)) if densities else None
+        order = cKDTree(own).indices  # neighbours in space after each other: the tree's leaves stay in the cache
+        for start in range(0, len(own), SLAB):
+            part = order[start : start + SLAB]
+            k = NEIGHBOURS + 1 if densities else [NEIGHBOURS + 1]
+            distance = tree.query(own[part], k=k, workers=threads())[0]
+            h[part] = distance[:, -1]
+            if densities and np.isfinite(h[part]).all():
+                density[part] = wendland(distance[:, 1:] / h[part, None], h[part, None]).sum(axis=1)
+        if h.max() <= margin:
+            return h, density
+        margin = 1.1 * h.max() if np.isfinite(h).all() else 2 * margin

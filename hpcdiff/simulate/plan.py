@@ -1,0 +1,141 @@
+"""What will be drawn: cells, cluster masses and particle numbers, a function of the config alone."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from hpcdiff.config import Config
+from hpcdiff.cosmology import Background
+from hpcdiff.launch import UserError
+
+TOTAL_OVER_M200 = 1.7
+"""Mass of a cluster with its outskirts over its M200m."""
+LEAST_BACKGROUND = 0.05
+"""Least part of the box's mass that must be left for the background."""
+LEAST_PARTICLES = 100
+"""Least dark-matter particles of the least massive cluster."""
+BLOCK_PARTICLES = 2**17
+"""Particles of a type in a block of cells (one chunk file), at most, unless one cell has more."""
+STRAY = 0.25
+"""How far particles may lie outside their own cell, over its side."""
+BYTES_OF_CHUNK = 48 + 40
+"""Bytes on disk of a gas and a dark-matter particle in a chunk."""
+BYTES_OF_DRAW = 24 + 24 + 4 + 4
+"""Bytes on disk of a gas and a dark-matter particle in a draw."""
+BYTES_OF_QUERY = 80e6
+"""Bytes of one slab of neighbour distances and of the interpreter."""
+
+
+class Plan:
+    """Cells, masses and counts of the box.
+
+    Attributes:
+        background: the cosmology.
+        n_side, cell, side: cells a side; side of a cell and of the box, comoving Mpc.
+        m_dm, m_gas: particle masses, Msun.
+        halo_id: int64 (n_cells,), the cluster of each cell, -1 for none.
+        mass: float64 (n_cells,), its M200m in Msun, 0 for none.
+        n_halo, n_background: int64 (n_cells,), particles OF EACH TYPE of the cluster and of the background.
+        first: int64 (n_cells,), particles of each type in the cells before.
+        n_total: particles of each type in the box.
+        blocks: list of int64 arrays: the cells of each block.
+        block_of: int64 (n_cells,).
+    Raises:
+        UserError: the engine is not built, the box cannot hold the masses, or a particle is too heavy.
+    """
+
+    def __init__(self, config: Config) -> None:
+        simulate, self.config = config.simulate, config
+        if simulate.engine != "halo_model":
+            raise UserError(f"engine {simulate.engine!r} is not built yet", "simulate.engine", "take halo_model")
+        c = config.cosmology
+        self.background = Background(c.Om0, c.Ob0, c.h, c.sigma8, c.ns, c.Tcmb0)
+        self.seed, self.cell = config.run.seed, float(simulate.cell)
+        self.n_side = math.ceil(round(simulate.clusters ** (1 / 3), 9))
+        self.side = self.cell * self.n_side
+        self.f_baryon = c.Ob0 / c.Om0
+        self.m_dm = float(simulate.particle_mass)
+        self.m_gas = self.m_dm * c.Ob0 / (c.Om0 - c.Ob0)
+        self.n_cells = self.n_side**3
+        self._masses(simulate.clusters, *simulate.mass_range)
+        self._counts(simulate.mass_range[0])
+        self._blocks()
+
+    def rng(self, cell: int) -> np.random.Generator:
+        """The random numbers of one cell."""
+        return np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, int(cell)])))
+
+    def _masses(self, n: int, low: float, high: float) -> None:
+        rng = self.rng(2**32 - 1)  # no cell's number
+        cells = np.sort(rng.permutation(self.n_cells)[:n])
+        strata = (rng.permutation(n) + rng.random(n)) / n
+        self.halo_id = np.full(self.n_cells, -1, np.int64)
+        self.halo_id[cells] = np.arange(n)
+        self.mass = np.zeros(self.n_cells)
+        self.mass[cells] = low * (high / low) ** strata
+
+    def _counts(self, low: float) -> None:
+        where = "simulate.particle_mass"
+        if (1 - self.f_baryon) * low < LEAST_PARTICLES * self.m_dm:
+            how = f"take at most {(1 - self.f_baryon) * low / LEAST_PARTICLES:.3g}"
+            raise UserError(f"a cluster of {low:.3g} Msun would have fewer than {LEAST_PARTICLES} particles of {self.m_dm:.3g}", where, how)
+        rho = self.background.rho_mean(component="dm")
+        self.n_total = round(rho * self.side**3 / self.m_dm)
+        if self.n_total >= 2**62:
+            raise UserError(f"{self.n_total:.3g} particles are too many", where, "take heavier ones or a smaller cell")
+        self.n_halo = np.rint(TOTAL_OVER_M200 * (1 - self.f_baryon) * self.mass / self.m_dm).astype(np.int64)
+        rest = self.n_total - int(self.n_halo.sum())
+        if rest < LEAST_BACKGROUND * self.n_total:
+            need = self.n_halo.sum() * self.m_dm / rho / (1 - LEAST_BACKGROUND) / self.n_cells
+            share = TOTAL_OVER_M200 * self.mass.sum() / (self.background.rho_mean() * self.side**3)
+            what = f"the clusters with their outskirts are {share:.3g} of the mean mass in a box of {self.side:.4g} Mpc"
+            raise UserError(what, "simulate.cell", f"take at least {math.ceil(need ** (1 / 3) * 10) / 10} Mpc, or lower masses")
+        self.n_background = np.full(self.n_cells, rest // self.n_cells, np.int64)
+        self.n_background[: rest % self.n_cells] += 1
+        self.n_cell = self.n_halo + self.n_background
+        self.first = np.concatenate([[0], np.cumsum(self.n_cell)[:-1]])
+
+    def _blocks(self) -> None:
+        mean = max(1.0, self.n_total / self.n_cells)
+        edge = min(self.n_side, max(1, int((BLOCK_PARTICLES / mean) ** (1 / 3))))
+        self.block_edge = edge
+        a = np.arange(self.n_side) // edge
+        n = int(a[-1]) + 1
+        self.block_of = ((a[:, None, None] * n + a[:, None]) * n + a).ravel()
+        order = np.argsort(self.block_of, kind="stable")
+        ends = np.searchsorted(self.block_of[order], np.arange(n**3 + 1))
+        self.blocks = [order[i:j] for i, j in zip(ends[:-1], ends[1:], strict=True)]
+
+    def corner(self, cell: int) -> np.ndarray:
+        """Lower corner of a cell in the box, comoving Mpc, (3,)."""
+        return np.array(np.unravel_index(cell, (self.n_side,) * 3)) * self.cell
+
+    def first_margin(self) -> float:
+        """Where the search for the 64 neighbours of a background particle starts, Mpc: 1.5 times their mean distance."""
+        density = max(1.0, 0.5 * float(self.n_background.min())) / self.cell**3
+        return 1.5 * (3 * 64 / (4 * np.pi * density)) ** (1 / 3)
+
+    def disk_bytes(self) -> int:
+        """Bytes of the snapshot and of the draws that stand beside it until it is done."""
+        return int(self.n_total * (BYTES_OF_CHUNK + BYTES_OF_DRAW)) + 2**16 * len(self.blocks)
+
+    def memory_bytes(self) -> int:
+        """Bytes of one rank at most: the surroundings of a block with their tree, and one slab of distances."""
+        reach = self.block_edge * self.cell + 2 * (STRAY * self.cell + self.first_margin())
+        around = 1.5 * self.n_total / self.side**3 * reach**3
+        own = max(self.n_cell[b].sum() for b in self.blocks)
+        return int(around * 24 * 4 + own * 300 + BYTES_OF_QUERY) + 120_000_000
+
+    def lines(self) -> list[str]:
+        """The plan in words, for `--dry-run`."""
+        n = int((self.halo_id >= 0).sum())
+        share = self.n_halo.sum() / self.n_total
+        return [
+            f"{n} clusters in {self.n_side}^3 cells of {self.cell:g} Mpc: a periodic box of {self.side:g} Mpc",
+            f"{self.n_total} particles of each type: dark matter {self.m_dm:.4g} Msun, gas {self.m_gas:.4g} Msun",
+            f"{share:.0%} of the mass in clusters and their outskirts, the rest in the background",
+            f"{len(self.blocks)} chunk files, {self.n_total * BYTES_OF_CHUNK / 1e9:.3g} GB ({self.disk_bytes() / 1e9:.3g} GB while at work)",
+            f"memory {self.memory_bytes() / 1e9:.2g} GB a rank",
+        ]

@@ -1,0 +1,110 @@
+"""Radial laws: NFW with its outskirts, cored gas, the debiased pressure profile, and draws from a tabulated one."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.optimize import brentq
+
+from hpcdiff import cosmology
+from hpcdiff.cosmology import Background
+
+X_H = 0.76
+"""Hydrogen mass fraction."""
+X_E = 1 + (1 - X_H) / (2 * X_H)
+"""Electrons per hydrogen nucleus, fully ionised."""
+MU = 4 / (1 + 3 * X_H + 4 * X_H * X_E)
+"""Mean molecular weight, fully ionised."""
+MU_E = 1 / (X_H * X_E)
+"""Mean molecular weight per electron, fully ionised."""
+DEBIASED = {"p0": 5.048, "c500": 1.217, "alpha": 1.192, "beta": 5.490, "gamma": 0.433}
+"""Generalised NFW electron pressure over P500 of He et al. 2021."""
+
+
+def nfw_mass(x: np.ndarray) -> np.ndarray:
+    """NFW mass within x = r/r_s, over 4 pi rho_s r_s^3."""
+    return np.log1p(x) - x / (1 + x)
+
+
+def nfw_density(x: np.ndarray) -> np.ndarray:
+    """NFW density at x = r/r_s, over rho_s."""
+    return 1 / (x * (1 + x) ** 2)
+
+
+def critical(mass: float, radius: float, concentration: float, overdensity: float, background: Background) -> tuple[float, float]:
+    """Mass (Msun) and radius (Mpc) at `overdensity` times critical of an NFW halo given by M200m, R200m and c200m."""
+    rho = overdensity * background.rho_crit() * 4 * np.pi / 3
+
+    def excess(x: float) -> float:
+        return mass * float(nfw_mass(x) / nfw_mass(concentration)) - rho * (x * radius / concentration) ** 3
+
+    r = brentq(excess, 1e-4, 3 * concentration) * radius / concentration
+    return rho * r**3, r
+
+
+def electron_p500(mass_500c: float, radius_500c: float, background: Background) -> float:
+    """Electron pressure scale P500 = G M500 / (2 R500) 500 rho_crit f_b mu/mu_e, in Msun/Mpc^3 (km/s)^2."""
+    f_baryon = background.Ob0 / background.Om0
+    return cosmology.G_MPC * mass_500c / (2 * radius_500c) * 500 * background.rho_crit() * f_baryon * MU / MU_E
+
+
+def debiased_pressure(x: np.ndarray) -> np.ndarray:
+    """P_e/P500 at x = r/R500c (He et al. 2021): p0 / ((c x)^gamma (1 + (c x)^alpha)^((beta - gamma)/alpha))."""
+    p = DEBIASED
+    y = p["c500"] * x
+    return p["p0"] / (y ** p["gamma"] * (1 + y ** p["alpha"]) ** ((p["beta"] - p["gamma"]) / p["alpha"]))
+
+
+def virial_temperature(mass: np.ndarray, radius: np.ndarray) -> np.ndarray:
+    """mu m_p G M / (2 R k) in K, for Msun and Mpc."""
+    return MU * cosmology.M_P * cosmology.G_MPC * mass / radius * 1e10 / (2 * cosmology.K_B)
+
+
+class Radial:
+    """A tabulated spherical density, to draw radii from.
+
+    Args:
+        r: radii, increasing, (n,).
+        density: any normalisation, (n,).
+    """
+
+    def __init__(self, r: np.ndarray, density: np.ndarray) -> None:
+        shell = 4 * np.pi * r**2 * density
+        inner = shell[0] * r[0] / 3  # as if the density were flat below the first radius
+        cumulative = inner + np.concatenate([[0], np.cumsum(0.5 * (shell[1:] + shell[:-1]) * np.diff(r))])
+        self.r, self.cumulative = np.concatenate([[0], r]), np.concatenate([[0], cumulative]) / cumulative[-1]
+
+    def within(self, radius: float) -> float:
+        """The part of the mass within a radius."""
+        return float(np.interp(radius, self.r, self.cumulative))
+
+    def draw(self, rng: np.random.Generator, n: int) -> np.ndarray:
+        """n radii, (n,)."""
+        return np.interp(rng.random(n), self.cumulative, self.r)
+
+
+def matter(radius: float, concentration: float, r_max: float) -> tuple[Radial, Radial]:
+    """NFW with a splashback cut (Diemer & Kravtsov 2014) and the infall region r^-1.5, both out to r_max (Mpc)."""
+    r = np.geomspace(1e-3 * radius, r_max, 400)
+    return Radial(r, nfw_density(r * concentration / radius) * _cut(r / radius)), Radial(r, _infall(r / radius))
+
+
+def gas(radius: float, core: float, cusp: float, slope: float, scale: float, r_max: float) -> tuple[Radial, Radial]:
+    """Cored gas (Vikhlinin et al. 2006, squared density) and its infall region, out to r_max.
+
+    Args:
+        core, scale: radii (Mpc) of the core and of the outer steepening.
+        cusp: slope of the density towards the centre.
+        slope: 3 beta.
+    """
+    r = np.geomspace(1e-3 * radius, r_max, 400)
+    x, y = r / core, r / scale
+    density = x ** (-cusp) / (1 + x**2) ** (slope / 2 - cusp / 2) / (1 + y**3) ** (1 / 3)
+    return Radial(r, density * _cut(r / radius)), Radial(r, _infall(r / radius))
+
+
+def _cut(x: np.ndarray) -> np.ndarray:
+    return (1 + (x / 1.5) ** 4) ** -2
+
+
+def _infall(x: np.ndarray) -> np.ndarray:
+    return x**-1.5 * x**2 / (1 + x**2) * np.exp(-((x / 2.4) ** 4))

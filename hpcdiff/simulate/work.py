@@ -1,0 +1,142 @@
+"""The stage's work: draw every block, then find neighbours and write chunks, then the catalogue.
+
+A block is drawn from the config alone, and a chunk from the draws of its block and the blocks around it, so neither
+knows who writes it. A killed run finds the files that are there and makes the others.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import yaml
+
+from hpcdiff import files, maps
+from hpcdiff.config import Config, refuse_difference
+from hpcdiff.launch import Stopped, UserError, World, provenance
+from hpcdiff.simulate import chunks
+from hpcdiff.simulate.chunks import Folder
+from hpcdiff.simulate.plan import Plan
+
+
+def simulate(config: Config, world: World) -> str:
+    """Write `snapshot/` and `halos.hdf5` below `run.dir`; returns one line about what was done.
+
+    Raises:
+        UserError: a config that cannot be, too little disk or memory, or a rerun with another config.
+        Stopped: a signal came; what is finished is kept.
+    """
+    plan, folder = Plan(config), Folder(config.dir)
+    finished = False
+    with world.together():
+        if world.main:
+            finished = _finished(config, plan, folder)
+            if not finished:
+                _prepare(config, plan, folder, world)
+    if world.broadcast(finished):
+        return f"done already: {folder.snapshot} and {folder.halos}"
+    told = world.broadcast(provenance(world, engine=config.simulate.engine))
+    for line in plan.lines():
+        world.print(f"hpcdiff simulate: {line}")
+    where = world.broadcast(str(folder.chunks))
+    folder.chunks = Path(where)
+    blocks = range(len(plan.blocks))
+    missing = [b for b in blocks if not folder.chunk(b).exists()] if world.main else None
+    missing = world.broadcast(missing)
+
+    def size(block: int) -> int:
+        return int(plan.n_cell[plan.blocks[block]].sum())
+
+    if missing:
+        undrawn = [b for b in blocks if not folder.draw(b).exists()] if world.main else None
+        _deal(world, world.broadcast(undrawn), lambda b: chunks.write_draw(plan, folder, b), size, "draw")
+        told_chunk = chunks.timeless(told)
+        _deal(world, missing, lambda b: chunks.write_chunk(plan, folder, b, told_chunk), size, "chunk")
+    with world.together():
+        if world.main:
+            _finish(plan, folder, told)
+    n = int((plan.halo_id >= 0).sum())
+    return f"{n} clusters, {plan.n_total} particles of each type in {len(plan.blocks)} chunks: {folder.snapshot}, {folder.halos}"
+
+
+def _finished(config: Config, plan: Plan, folder: Folder) -> bool:
+    if not folder.halos.exists():
+        return False
+    with maps.open_hdf5(folder.halos, "halo catalogue") as f:
+        if f.attrs.get("format") != "hpcdiff-halos":
+            raise UserError("a file that this stage did not write stands there", folder.halos, "move it, or simulate --overwrite")
+        old = yaml.safe_load(f.attrs.get("config", "{}"))
+    refuse_difference(old, yaml.safe_load(chunks.stored(config)), folder.halos, "simulate")
+    there = {p.name for p in folder.snapshot.glob("*.hdf5")}
+    for block in range(len(plan.blocks)):
+        if folder.chunk(block).name not in there:
+            raise UserError(f"the chunk {folder.chunk(block).name} is gone", folder.snapshot, "simulate --overwrite")
+    files.remove(folder.partial)
+    return True
+
+
+def _prepare(config: Config, plan: Plan, folder: Folder, world: World) -> None:
+    """Make or take up the unfinished run, and see that it fits on the disk and into memory."""
+    ours = folder.config.exists()
+    if ours:
+        old = yaml.safe_load(folder.config.read_text())
+        refuse_difference(old, yaml.safe_load(chunks.stored(config)), folder.partial, "simulate")
+    elif folder.snapshot.exists():
+        raise UserError(
+            "a snapshot that this run did not write stands there", folder.snapshot, "take another run.dir, or simulate --overwrite"
+        )
+    there = sum(p.stat().st_size for p in folder.partial.rglob("*") if p.is_file()) if ours else 0
+    need, free = plan.disk_bytes() - there, files.free_bytes(folder.partial)
+    if need > free and not folder.snapshot.exists():
+        raise UserError(
+            f"the simulation needs {need / 1e9:.3g} GB more and {free / 1e9:.3g} GB are free", folder.partial, "free some space"
+        )
+    here = int(os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE", world.size if world.size < 2 else 1))
+    need, free = plan.memory_bytes() * here, _free_memory()
+    if need > free:
+        how = "take fewer ranks a node, heavier particles or a smaller cell"
+        raise UserError(f"{here} ranks need {need / 1e9:.3g} GB of memory and {free / 1e9:.3g} GB are free", "this node", how)
+    folder.draws.mkdir(parents=True, exist_ok=True)
+    files.write_atomic(folder.config, chunks.stored(config))
+    if folder.snapshot.exists():  # killed between the two last renames
+        folder.chunks = folder.snapshot
+    else:
+        folder.chunks.mkdir(exist_ok=True)
+
+
+def _free_memory() -> float:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(1024.0 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return float("inf")
+
+
+def _deal(world: World, todo: list[int], do: Callable[[int], None], size: Callable[[int], int], unit: str) -> None:
+    """Deal blocks over the ranks in rounds; after each, look whether somebody asked us to stop."""
+    bar = world.progress(len(todo), unit)
+    todo = sorted(todo, key=size, reverse=True)  # those of one round are alike, so that no rank waits long
+    for start in range(0, len(todo), world.size):
+        with world.together():
+            if start + world.rank < len(todo):
+                do(todo[start + world.rank])
+        bar.update(min(world.size, len(todo) - start))
+        if world.stop_agreed():
+            raise Stopped(f"{min(start + world.size, len(todo))} of {len(todo)} {unit}s done; the same command goes on from there")
+    bar.close()
+
+
+def _finish(plan: Plan, folder: Folder, told: str) -> None:
+    """Give the snapshot its name, and last the catalogue: it is the sign that all is there."""
+    for left in folder.chunks.glob("*.tmp"):
+        files.remove(left)
+    files.remove(folder.draws)
+    if folder.chunks != folder.snapshot:
+        files.sync(folder.chunks)
+        os.replace(folder.chunks, folder.snapshot)
+    temporary = folder.partial / "halos.hdf5"
+    chunks.write_halos(plan, temporary, told)
+    os.replace(temporary, folder.halos)
+    files.sync(folder.halos.parent)
+    files.remove(folder.partial)

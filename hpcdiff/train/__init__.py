@@ -1,0 +1,1 @@
+"""Training: maps.h5 -> checkpoints/, tensorboard/, stats.jsonl, model/."""

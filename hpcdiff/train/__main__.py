@@ -1,0 +1,51 @@
+"""`python -m hpcdiff.train CONFIG.yaml ...`, under torchrun, srun or alone."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from hpcdiff.config import Config
+from hpcdiff.launch import World, run_stage
+
+
+def plan(config: Config) -> Iterable[str]:
+    """Lines of `--dry-run`: training set, parameters, steps, checkpoints."""
+    from hpcdiff.maps import MapFile
+    from hpcdiff.model import build_denoiser
+
+    yield "train:"
+    path = config.map_paths()[0]
+    if path.exists():
+        maps = MapFile(path)
+        yield f"  {path}: {len(maps.rows('train'))} training and {len(maps.rows('val'))} validation views of {maps.npix} x {maps.npix}"
+    else:
+        yield f"  {path} is not there yet: run project first"
+    denoiser = build_denoiser(config.resolved(), [0.5] * len(config.task.outputs))
+    parameters = sum(p.numel() for p in denoiser.parameters())
+    yield f"  {config.network.name}: {parameters} parameters; a checkpoint has {16 * parameters / 1e6:.1f} MB, {config.train.keep} are kept"
+    t = config.train
+    yield f"  {t.images} images in {-(-t.images // t.batch_size)} steps of {t.batch_size}, engine {t.engine}, {t.precision}"
+    yield f"  writes {config.dir}/checkpoints, tensorboard, stats.jsonl and {config.model_path()}"
+
+
+def outputs(config: Config) -> Iterable[Path]:
+    """What `--overwrite` removes."""
+    return [config.dir / "checkpoints", config.dir / "tensorboard", config.dir / "stats.jsonl", config.model_path()]
+
+
+def work(config: Config, world: World) -> str:
+    """Train; torch is imported here, not by `--help`."""
+    from hpcdiff.train.loop import train
+
+    return train(config, world)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the stage; returns its exit status."""
+    return run_stage("train", plan, work, outputs, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,73 @@
+#!/usr/bin/env bash
+# Set-up of hpcdiff: makes .venv once, and activates it. Use: `. jobs/env.sh` (job scripts) or `bash jobs/env.sh`.
+# MPI and parallel HDF5 come from loaded modules, conda or HDF5_DIR where they are there, else from apt (root or sudo).
+#   PYTHON=python3.12     another interpreter (3.11 or later)
+#   HPCDIFF_VENV=DIR      another place for the environment, such as a local disk
+
+hpcdiff_setup() {
+  local root venv python stamp want hdf5
+  root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+  venv=${HPCDIFF_VENV:-$root/.venv}
+  python=${PYTHON:-python3}
+  fail() { echo "hpcdiff env: error: $*" >&2; return 2; }
+
+  want=$(cat "$root/requirements.lock" "$root/setup.cfg" "$root/jobs/env.sh" | sha256sum | cut -c1-16)
+  stamp=$venv/.hpcdiff-$want
+  if [ ! -e "$stamp" ]; then
+    mkdir -p "$(dirname "$venv")" || return 2
+    exec 9>"$venv.lock"
+    flock 9 2>/dev/null || true # several jobs that start at once: one builds, the others wait
+    if [ ! -e "$stamp" ]; then hpcdiff_build || { exec 9>&-; return 2; }; fi
+    exec 9>&-
+  fi
+  # shellcheck disable=SC1091
+  . "$venv/bin/activate"
+  export HDF5_USE_FILE_LOCKING=${HDF5_USE_FILE_LOCKING:-BEST_EFFORT} # scratch file systems often have no locks
+}
+
+hpcdiff_find_hdf5() { # prints the prefix of a parallel HDF5
+  local wrapper prefix
+  if [ -n "${HDF5_DIR:-}" ]; then echo "$HDF5_DIR"; return; fi
+  for wrapper in h5pcc h5pcc.openmpi h5pcc.mpich; do
+    command -v "$wrapper" >/dev/null || continue
+    prefix=$(pkg-config --variable=prefix "hdf5-${wrapper#h5pcc.}" 2>/dev/null)
+    for prefix in "/usr/lib/$(gcc -print-multiarch 2>/dev/null)/hdf5/${wrapper#h5pcc.}" "${CONDA_PREFIX:-}" "$(dirname "$(dirname "$(command -v "$wrapper")")")"; do
+      if ls "$prefix"/lib*/libhdf5.* "$prefix"/lib*/*/libhdf5.* >/dev/null 2>&1 && ls "$prefix"/include/hdf5.h >/dev/null 2>&1; then echo "$prefix"; return; fi
+    done
+  done
+}
+
+hpcdiff_build() {
+  local sudo="" start=$SECONDS
+  "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null ||
+    { fail "$python is not Python 3.11 or later, PATH, load a module or set PYTHON"; return 2; }
+  if ! command -v mpicc >/dev/null || [ -z "$(hpcdiff_find_hdf5)" ]; then
+    [ "$(id -u)" = 0 ] || sudo="sudo -n"
+    if command -v apt-get >/dev/null && $sudo true 2>/dev/null; then
+      echo "hpcdiff env: installing Open MPI and parallel HDF5 by apt"
+      { $sudo apt-get update -qq && $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq build-essential openmpi-bin libopenmpi-dev libhdf5-openmpi-dev; } >"$venv.log" 2>&1 ||
+        { fail "apt could not install MPI and HDF5, $venv.log, install openmpi-bin libopenmpi-dev libhdf5-openmpi-dev"; return 2; }
+    else
+      fail "no MPI compiler with parallel HDF5 (mpicc, h5pcc), PATH, load your site's modules, or conda install -c conda-forge openmpi 'h5py=*=mpi_openmpi*', or apt-get install openmpi-bin libopenmpi-dev libhdf5-openmpi-dev"
+      return 2
+    fi
+  fi
+  hdf5=$(hpcdiff_find_hdf5)
+  [ -n "$hdf5" ] || { fail "mpicc is there but no parallel HDF5, PATH, set HDF5_DIR to its prefix"; return 2; }
+  echo "hpcdiff env: making $venv (h5py against $hdf5; about 3 minutes)"
+  {
+    "$python" -m venv --clear "$venv" && . "$venv/bin/activate" &&
+      grep -v '^h5py==' "$root/requirements.lock" >"$venv/lock.txt" &&
+      # torch first: later packages must find it, not fetch another build
+      pip install $(grep '^torch==' "$root/requirements.lock") &&
+      pip install -r "$venv/lock.txt" &&
+      # no build isolation: it would compile mpi4py from source for 8 minutes
+      CFLAGS="-O1 -g0" CC=mpicc HDF5_MPI=ON HDF5_DIR=$hdf5 pip install --no-deps --no-build-isolation --no-binary=h5py --no-cache-dir $(grep '^h5py==' "$root/requirements.lock") &&
+      pip install --no-deps --no-build-isolation -e "$root" &&
+      python -c 'import h5py, sys; sys.exit(not h5py.get_config().mpi)'
+  } >"$venv.log" 2>&1 || { fail "the environment could not be made, $venv.log, see its last lines: $(tail -n 1 "$venv.log")"; return 2; }
+  rm -f "$venv"/.hpcdiff-* && touch "$stamp"
+  echo "hpcdiff env: ready after $((SECONDS - start)) s"
+}
+
+hpcdiff_setup || { hpcdiff_status=$?; [ "${BASH_SOURCE[0]}" != "$0" ] && return $hpcdiff_status; exit $hpcdiff_status; }

@@ -1,0 +1,5 @@
+"""Installs hpcdiff; everything is declared in setup.cfg."""
+
+from setuptools import setup
+
+setup()

@@ -1,0 +1,98 @@
+"""A run folder with fake clusters and a posterior whose calibration is known: files only, as the stages would leave them."""
+
+import json
+
+import h5py
+import numpy as np
+import yaml
+
+from hpcdiff.launch import World
+from hpcdiff.maps import UNITS, MapFile, MapWriter
+
+WIDTH = 12.8
+
+
+def smooth(rng, n, npix, scale):
+    """n Gaussian random maps of unit variance, smoothed over `scale` pixels."""
+    k = np.fft.fftfreq(npix)
+    k2 = k[:, None] ** 2 + k[None, :] ** 2
+    x = np.fft.ifft2(np.fft.fft2(rng.standard_normal((n, npix, npix))) * np.exp(-2 * np.pi**2 * k2 * scale**2)).real
+    return x / x.std(axis=(1, 2), keepdims=True)
+
+
+def clusters(rng, mass, npix):
+    """Elliptical clusters with lumps: ({field: maps}, known part {gas, dm}, scatter {gas, dm})."""
+    x = (np.arange(npix) - (npix - 1) / 2) * WIDTH / npix
+    out = {f: [] for f in ("gas", "dm", "sz", "xray", "known_gas", "known_dm", "scatter")}
+    for m in mass:
+        q, angle = rng.uniform(0.6, 1), rng.uniform(0, np.pi)
+        r200 = 1.43 * (m / 1e14) ** (1 / 3)
+        total = np.zeros((npix, npix))
+        lumps = [(0.0, 0.0, 1.0)] + [(*rng.normal(0, r200 / 2, 2), rng.uniform(0.02, 0.2)) for _ in range(rng.integers(1, 6))]
+        for cx, cy, w in lumps:
+            a = (x[:, None] - cx) * np.cos(angle) + (x[None, :] - cy) * np.sin(angle)
+            b = -(x[:, None] - cx) * np.sin(angle) + (x[None, :] - cy) * np.cos(angle)
+            core = r200 / 6 * w ** (1 / 3)
+            total += w ** (1 / 3) * 60 * (m / 1e14) ** (1 / 3) * (1 + (a * a + b * b / q**2) / core**2) ** -1.2
+        gas = 0.5 * total**0.95 + 1
+        out["known_gas"].append(gas)
+        out["known_dm"].append(total + 1)
+        temperature = (m / 1e14) ** (2 / 3) * rng.lognormal(0, 0.05)
+        out["sz"].append(gas * temperature * 0.5)
+        out["xray"].append(gas**2 * 1e-7 * np.sqrt(temperature))
+        out["scatter"].append(1.0)
+    out = {k: np.array(v) for k, v in out.items()}
+    noise = {f: smooth(rng, len(mass), npix, 1.5) * s * out[f"known_{f}"] for f, s in (("gas", 0.03), ("dm", 0.15))}
+    out["gas"], out["dm"] = out["known_gas"] + noise["gas"], out["known_dm"] + noise["dm"]
+    return out
+
+
+def write_run(folder, halos=30, views=3, npix=32, samples=10, seed=1, mass=None, shuffle=None, **attributes):
+    """Write `maps.h5`, `samples.h5` and `config.yaml` below `folder`; the path of the config.
+
+    The posterior is exact: truth and samples scatter alike about the known part, given the view.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    mass = np.geomspace(1.2e14, 1.5e15, halos) if mass is None else np.asarray(mass)
+    mass = rng.permutation(mass)
+    n = halos * views
+    each = np.repeat(mass, views)
+    data = clusters(rng, each, npix)
+    halo = np.repeat(np.arange(halos), views)
+    part = np.where(halo % 3 == 0, 2, np.where(halo % 7 == 1, 1, 0)).astype(np.int8)
+    catalog = {
+        "halo_id": halo,
+        "mass_200m": each,
+        "radius_200m": 1.43 * (each / 1e14) ** (1 / 3),
+        "sightline": np.tile([0.0, 0, 1], (n, 1)),
+        "sightline_index": np.zeros(n, int),
+        "axis": np.tile(np.arange(views) % 3, halos),
+        "split": part,
+        "frame": np.tile(np.eye(3), (n, 1, 1)),
+        "width_mpc": np.full(n, WIDTH),
+        "depth_mpc": np.full(n, WIDTH),
+        "redshift": np.zeros(n),
+        "position": np.zeros((n, 3)),
+        "group": halo,
+    }
+    fields = ("gas", "dm", "sz", "xray")
+    provenance = json.dumps({"engine": "fake clusters"})
+    root = {"config": "{}", "provenance": provenance, "inputs": "{}", "h": 0.7, "Om0": 0.3, "Ob0": 0.045, "width_mpc": WIDTH}
+    writer = MapWriter(folder / "maps.h5", World(), catalog, {f: {"units": UNITS[f]} for f in fields}, npix, root)
+    writer.write(0, {f: data[f].astype("<f4") for f in fields})
+    writer.finish()
+    rows = np.flatnonzero(part == 2)
+    with h5py.File(folder / "samples.h5", "w") as f:
+        f.attrs.update({"format": "hpcdiff-samples", "version": 1, "config": "{}", "provenance": "{}", "sampler": "dpmpp_2m_sde"})
+        f.attrs.update({"steps": 18, "nfe": 35, "seed": 0, "model": "0" * 64})
+        f.attrs["inputs"] = json.dumps({"maps": MapFile(folder / "maps.h5").fingerprint, "model": "0" * 64})
+        f.attrs.update(attributes)
+        f["catalog/view"] = rows.astype(np.int64)
+        source = rows if shuffle is None else np.roll(rows, shuffle * views)
+        for field, s in (("gas", 0.03), ("dm", 0.15)):
+            known = np.repeat(data[f"known_{field}"][source], samples, 0)
+            x = known * (1 + s * smooth(rng, len(known), npix, 1.5))
+            f[f"samples/{field}"] = x.reshape(len(rows), samples, npix, npix).astype("<f4")
+    (folder / "config.yaml").write_text(yaml.safe_dump({"run": {"dir": str(folder)}, "project": {"npix": npix}}))
+    return folder / "config.yaml"
