@@ -22,13 +22,19 @@ AUTO_SAMPLER = "dpmpp_2m_sde"
 """What `sampler: auto` means."""
 
 
-def build_denoiser(config: dict, sigma_data: list[float], mean: torch.Tensor | None = None) -> torch.nn.Module:
+def memory_layout(device: torch.device, precision: str) -> torch.memory_format:
+    """The faster layout of images: channels last for fp32 on CPUs (up to 1.7 times), else PyTorch's own order."""
+    return torch.channels_last if device.type == "cpu" and precision == "fp32" else torch.contiguous_format
+
+
+def build_denoiser(config: dict, statistics: dict[str, torch.Tensor] | None = None) -> torch.nn.Module:
     """The preconditioned network D(x, sigma, condition) -> E[x0].
 
     Args:
         config: resolved sections `task`, `network`, `diffusion`.
-        sigma_data: standard deviation of each output channel about `mean` over the training split (C,).
-        mean: mean of each output pixel over the training split, (C, npix, npix); `edm` works on what deviates from it.
+        statistics: of the training split, in [0, 1] units: `mean` (C, npix, npix) and `sigma_data` (C,), the deviation about
+            it, of the outputs; `condition_mean` (K, npix, npix) and `condition_std` (K,) of the inputs. `edm` needs them;
+            they are kept with the weights, so a denoiser that is to be loaded may be built without their values.
     Raises:
         UserError: a method or network that is not built yet, or a shape that the network cannot have.
     """
@@ -51,7 +57,9 @@ def build_denoiser(config: dict, sigma_data: list[float], mean: torch.Tensor | N
         raise UserError(str(error), "config, section network", "see docs/config.md") from None
     if noise["precondition"] == "ve":
         return VEDenoiser(net, noise["sigma_min"], noise["sigma_max"])
-    return EDMDenoiser(net, sigma_data, mean)
+    if statistics is None:
+        statistics = {"sigma_data": torch.ones(len(task["outputs"]))}
+    return EDMDenoiser(net, **{k: v for k, v in statistics.items() if k != "std"})
 
 
 class Model:
@@ -62,12 +70,20 @@ class Model:
         info: npix, pixel_mpc, units, images seen, fingerprint of the maps, provenance.
         transforms: {field: Transform}.
         denoiser: torch module, D(x, sigma, condition) -> E[x0], in [0, 1] units.
-        start_mean, start_std: mean and standard deviation over the training split of each output pixel, (C, npix, npix).
+        statistics: `mean`, `std` (C, npix, npix), `sigma_data` (C,) of the outputs over the training split, `condition_mean`
+            (K, npix, npix), `condition_std` (K,) of the inputs, in [0, 1] units.
     """
 
-    def __init__(self, config: dict, info: dict, transforms: dict[str, Transform], denoiser, start_mean, start_std) -> None:
+    def __init__(
+        self,
+        config: dict,
+        info: dict,
+        transforms: dict[str, Transform],
+        denoiser: torch.nn.Module,
+        statistics: dict[str, torch.Tensor],
+    ) -> None:
         self.config, self.info, self.transforms, self.denoiser = config, info, transforms, denoiser
-        self.start_mean, self.start_std = start_mean, start_std
+        self.statistics = statistics
         self.inputs, self.outputs = config["task"]["inputs"], config["task"]["outputs"]
         self.npix = int(info["npix"])
         self.precision = "fp32"
@@ -124,18 +140,20 @@ class Model:
         Returns:
             (B, C, npix, npix) float32 on the CPU, in [0, 1] units.
         """
-        condition, keys = condition.to(self.device), keys.to(self.device)
+        layout = memory_layout(self.device, self.precision)
+        self.denoiser.to(memory_format=layout)
+        condition, keys = condition.to(self.device, memory_format=layout), keys.to(self.device)
         shape = (len(keys), len(self.outputs), self.npix, self.npix)
         sde, start = self.sde, None
         if init == "matched":
-            std = torch.sqrt(self.start_std**2 + sde.sigma_max**2).to(self.device)
+            std = torch.sqrt(self.statistics["std"] ** 2 + sde.sigma_max**2).to(self.device)
             z = diffusion.normal(keys, START_COUNTER, shape[1:])
-            start = self.start_mean.to(self.device) + std * z
+            start = self.statistics["mean"].to(self.device) + std * z
         bf16 = self.precision == "bf16"
 
         def denoise(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
-                return self.denoiser(x, sigma, condition).float()
+                return self.denoiser(x.contiguous(memory_format=layout), sigma, condition).float()
 
         with torch.inference_mode():
             self.denoiser.eval()
@@ -210,7 +228,7 @@ def save_model(path: str | Path, model: Model, card: str) -> None:
     files.remove(partial)
     partial.mkdir(parents=True)
     weights = {f"denoiser.{k}": v.detach().cpu().contiguous() for k, v in model.denoiser.state_dict().items()}
-    weights |= {"start.mean": model.start_mean.contiguous(), "start.std": model.start_std.contiguous()}
+    weights |= {f"statistics.{k}": v.contiguous() for k, v in model.statistics.items()}
     safetensors.torch.save_file(weights, partial / "model.safetensors", {"format": "pt"})
     files.sync(partial / "model.safetensors")
     header = {"format": FORMAT, "version": VERSION, "weights_sha256": files.sha256_file(partial / "model.safetensors")}
@@ -253,10 +271,11 @@ def load_model(path: str | Path) -> Model:
             raise UserError("the weights differ from their checksum", path / "model.safetensors", "train again with --overwrite")
         weights = safetensors.torch.load_file(path / "model.safetensors")
         info, transforms = content["info"], {k: Transform(**v) for k, v in content["transforms"].items()}
-        denoiser = build_denoiser(content["config"], info["sigma_data"], weights["start.mean"])
+        statistics = {k.removeprefix("statistics."): v for k, v in weights.items() if k.startswith("statistics.")}
+        denoiser = build_denoiser(content["config"], statistics)
         denoiser.load_state_dict({k.removeprefix("denoiser."): v for k, v in weights.items() if k.startswith("denoiser.")})
         info["weights_sha256"] = content["weights_sha256"]
-        model = Model(content["config"], info, transforms, denoiser, weights["start.mean"], weights["start.std"])
+        model = Model(content["config"], info, transforms, denoiser, statistics)
     except (OSError, KeyError, TypeError, RuntimeError, safetensors.SafetensorError) as error:
         text = " ".join(str(error).split())[:200]
         raise UserError(f"the model is damaged ({text})", path, "train again with --overwrite") from None

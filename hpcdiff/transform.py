@@ -1,7 +1,7 @@
 """From a field's units to the network's [0, 1] and back, with bounds taken from the training split.
 
     linear: u = (x - low) / (high - low)
-    asinh:  u = (asinh(x / scale) - low) / (high - low), scale = median of the positive training pixels
+    asinh:  u = (asinh(x / scale) - low) / (high - low), scale = 90th percentile of the positive training pixels
     log10:  u = (log10(max(x, floor)) - low) / (high - low), floor = smallest positive training pixel
 
 Global bounds, not one pair a map, since the relative brightness of clusters carries their mass (Hsu et al. 2025, section 3.1).
@@ -74,7 +74,7 @@ def fit(name: str, field: str, blocks: Iterable[np.ndarray]) -> Transform:
     if not len(positive):
         raise UserError(f"the field {field!r} has no positive value, which {name} needs", "task.transform", "take linear")
     if name == "asinh":
-        scale = float(np.median(positive))
+        scale = float(np.percentile(positive, 90))
         return Transform(name, float(np.arcsinh(low / scale)), float(np.arcsinh(high / scale)), scale)
     floor = float(positive.min())
     return Transform(name, float(np.log10(floor)), float(np.log10(high)), floor)

@@ -103,6 +103,16 @@ def test_a_full_disk_is_foreseen(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_several_ranks_need_parallel_hdf5(tmp_path, monkeypatch):
+    class Pair(World):
+        size = 2
+
+    monkeypatch.setattr("h5py.get_config", lambda: type("Serial", (), {"mpi": False}))
+    with pytest.raises(UserError, match="no parallel HDF5, so 2 ranks cannot write.*one rank works"):
+        maps.MapWriter(tmp_path / "maps.h5", Pair(), catalog(), {"gas": {}}, NPIX, {})
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_splits_have_their_fractions_and_are_stable():
     split = Split(train=0.7, val=0.2, test=0.1, seed=3)
     ids = np.arange(20_000)

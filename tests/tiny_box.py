@@ -23,7 +23,11 @@ def particles(seed: int = 0, n: int = 3000, centres: np.ndarray | None = None) -
         m = len(position)
         out[kind] = {"Coordinates": position, "Masses": np.full(m, mass), "SmoothingLength": 10 ** rng.uniform(-1.5, 0.5, m)}
     m = len(out[0]["Masses"])
-    out[0] |= {"Density": 10 ** rng.uniform(-30, -27, m), "InternalEnergy": 10 ** rng.uniform(3, 6, m), "ElectronAbundance": np.full(m, 1.1)}
+    out[0] |= {
+        "Density": 10 ** rng.uniform(-30, -27, m),
+        "InternalEnergy": 10 ** rng.uniform(3, 6, m),
+        "ElectronAbundance": np.full(m, 1.1),
+    }
     return out
 
 

@@ -53,6 +53,8 @@ class EDMDenoiser(nn.Module):
 
     sigma_data: (C,) standard deviations of the channels about the mean, in the units of x.
     mean: (C, H, W), or anything that broadcasts to it; 0 if not given.
+    condition_mean, condition_std: (K, H, W) and (K,) of the conditions, which the network sees standardised: their
+        dynamic range is wide, and what distinguishes two clusters is a small part of it. Left as they are if not given.
     shift, width: training draws ln sigma from N(mean ln(sigma_data) + shift, width^2); the paper's -1.2 and 1.2 at
     sigma_data = 0.5 are the defaults.
     """
@@ -64,6 +66,8 @@ class EDMDenoiser(nn.Module):
         network: nn.Module,
         sigma_data: Tensor | Sequence[float],
         mean: Tensor | None = None,
+        condition_mean: Tensor | None = None,
+        condition_std: Tensor | None = None,
         shift: float = -0.5,
         width: float = 1.2,
     ) -> None:
@@ -76,10 +80,16 @@ class EDMDenoiser(nn.Module):
         self.network = network
         self.register_buffer("sigma_data", sigma_data[None, :, None, None])  # (1, C, 1, 1)
         self.register_buffer("mean", torch.zeros(1, 1, 1) if mean is None else mean.detach().clone().float())
+        zero, one = torch.zeros(1, 1, 1), torch.ones(1)
+        self.register_buffer("condition_mean", zero if condition_mean is None else condition_mean.detach().clone().float())
+        std = one if condition_std is None else condition_std.detach().clone().float()
+        self.register_buffer("condition_std", std[:, None, None])
         self.shift, self.width = shift, width
 
     def forward(self, x: Tensor, sigma: Tensor, condition: Tensor | None = None) -> Tensor:
         """x (B, C, H, W), sigma (B,), condition (B, K, H, W) -> E[x_0 | x, condition] (B, C, H, W)."""
+        if condition is not None:
+            condition = (condition - self.condition_mean.to(x.dtype)) / self.condition_std.to(x.dtype)
         s, m, level = self.sigma_data.to(x.dtype), self.mean.to(x.dtype), _image(sigma)
         total = (level**2 + s**2).sqrt()
         x = x - m

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from hpcdiff import files
 from hpcdiff.config import refuse_difference
+from hpcdiff.evaluate.inputs import open_inputs
 from hpcdiff.launch import UserError, World, run_stage
 
 SECTIONS = ("task", "evaluate")
@@ -21,8 +22,6 @@ def outputs(config) -> Iterator[Path]:
 
 def plan(config) -> Iterator[str]:
     """Lines of `--dry-run`."""
-    from hpcdiff.evaluate.inputs import open_inputs
-
     missing = [path for path in (*config.map_paths(), config.dir / "samples.h5") if not path.exists()]
     if missing:
         yield from (f"{path} is not there yet" for path in missing)
@@ -32,24 +31,22 @@ def plan(config) -> Iterator[str]:
     fields = len(config.task.inputs) + len(config.task.outputs)
     yield f"{len(samples.views)} views, {samples.count} samples each, of {', '.join(samples.fields)}"
     yield f"{train} training views for the baselines"
-    # samples are read twice (checked, measured), and so is the training split (means, filters)
-    total = 2 * train * fields * size + len(samples.views) * (2 * samples.count * len(samples.fields) + fields) * size
-    yield f"{total:.4g} bytes to read"
+    twice = train * fields + len(samples.views) * samples.count * len(samples.fields)  # maps read two times
+    yield f"{(2 * twice + len(samples.views) * fields) * size:.4g} bytes to read"
 
 
 def work(config, world: World) -> str:
     """Measure, reduce, draw; `metrics.json` is written last."""
-    from hpcdiff.evaluate.inputs import open_inputs
     from hpcdiff.evaluate.run import measure
 
-    target, old = config.dir / "metrics.json", None
+    target = config.dir / "metrics.json"
     with world.together():
         maps, samples = open_inputs(config)
         old = _finished(target, config)
     made_from = {"maps": maps.fingerprint, "samples": samples.fingerprint(world)}
+    if old is not None and old.get("inputs") != made_from:
+        raise UserError("samples or maps have changed since it was made", target, "evaluate --overwrite")
     if old is not None:
-        if old.get("inputs") != made_from:
-            raise UserError("samples or maps have changed since it was made", target, "evaluate --overwrite")
         return f"{target} is done already (--overwrite makes it anew)"
     if "maps" not in samples.inputs:
         world.print(f"{samples.path} does not say what it was made from: not checked")

@@ -1,43 +1,30 @@
-"""Figures of the evaluation, as Hsu et al. (2025) figures 1, 2, 4-9, and two of ours: one posterior, and its calibration.
+"""Curves and histograms, as Hsu et al. (2025) figures 1, 4, 6-9, and the calibration of the posterior.
 
-Each function draws one figure from the metrics, or from a few maps; all are for Agg at 150 dpi. Colours: Okabe & Ito.
+Each function draws one figure from the metrics.
 """
 
 from __future__ import annotations
 
 import matplotlib
-
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from hpcdiff.maps import PARTS, MapFile
-
-BLACK, ORANGE, SKY, GREEN, BLUE, RED, PURPLE, GREY = (
-    "#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7", "#999999",
+from hpcdiff.evaluate.look import (
+    BLACK,
+    BLUE,
+    FIELD_COLOUR,
+    FIELD_NAME,
+    FIELD_UNIT,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    RED,
+    SKY,
+    new,
+    power_of_ten,
 )  # fmt: skip
-FIELD_COLOUR = {"gas": PURPLE, "dm": ORANGE, "star": GREEN, "total": BLUE, "temperature": RED}
-FIELD_NAME = {
-    "gas": "gas", "dm": "dark matter", "star": "stars", "total": "total matter",
-    "sz": "SZ", "compton_y": "Compton y", "xray": "X-ray", "temperature": "temperature",
-}  # fmt: skip
-FIELD_UNIT = {
-    "gas": r"$\Sigma/\bar\Sigma$", "dm": r"$\Sigma/\bar\Sigma$", "star": r"$\Sigma/\bar\Sigma$", "total": r"$\Sigma/\bar\Sigma$",
-    "sz": r"$\mu$K", "compton_y": r"$y$", "xray": r"erg s$^{-1}$ cm$^{-2}$", "temperature": "keV",
-}  # fmt: skip
-FIELD_MAP = {"gas": "viridis", "dm": "magma", "sz": "cividis", "xray": "inferno"}
-STYLE = {
-    "figure.dpi": 150, "savefig.dpi": 150, "font.size": 10, "axes.titlesize": 10, "axes.labelsize": 10, "legend.fontsize": 8.5,
-    "xtick.direction": "in", "ytick.direction": "in", "xtick.top": True, "ytick.right": True, "legend.frameon": False,
-    "axes.linewidth": 0.8, "lines.linewidth": 1.6, "figure.constrained_layout.use": True,
-}  # fmt: skip
-
-
-def new(rows: int, columns: int, size: tuple[float, float], **options) -> tuple[Figure, np.ndarray]:
-    """A figure and its axes (rows, columns)."""
-    return plt.subplots(rows, columns, figsize=size, squeeze=False, **options)
+from hpcdiff.maps import PARTS, MapFile
 
 
 def bin_names(metrics: dict, quantity: str) -> list[str]:
@@ -51,15 +38,10 @@ def bin_title(metrics: dict, name: str) -> str:
     """The bin in words."""
     if name == "all":
         return "all test views"
-    low, high = (_power_of_ten(v) for v in metrics["config"]["evaluate"]["mass_bins"][name])
+    low, high = (power_of_ten(v) for v in metrics["config"]["evaluate"]["mass_bins"][name])
     top = max(edges[1] for edges in metrics["config"]["evaluate"]["mass_bins"].values())
     below = r"\leq" if metrics["config"]["evaluate"]["mass_bins"][name][1] == top else "<"
     return rf"${low} \leq M_{{200m}}/M_\odot {below} {high}$"
-
-
-def _power_of_ten(value: float) -> str:
-    exponent = int(np.floor(np.log10(value) + 1e-9))
-    return rf"{value / 10**exponent:.3g}\times10^{{{exponent}}}"
 
 
 def _plain_ticks(axis) -> None:
@@ -106,52 +88,6 @@ def masses(maps: MapFile) -> Figure:
     return figure
 
 
-def _show(axis, image: np.ndarray, field: str, width: float, limits: tuple[float, float], log: bool = False):
-    """One map; `[i, j]`: i to the right, j upwards."""
-    norm = matplotlib.colors.LogNorm(*limits, clip=True) if log else matplotlib.colors.Normalize(*limits)
-    half = width / 2
-    picture = axis.imshow(
-        np.clip(image, *limits).T,
-        origin="lower",
-        extent=(-half, half, -half, half),
-        cmap=FIELD_MAP.get(field, "viridis"),
-        norm=norm,
-        interpolation="nearest",
-    )
-    axis.tick_params(color="white", which="both")
-    return picture
-
-
-def _limits(image: np.ndarray, field: str, log: bool) -> tuple[float, float]:
-    top = float(image.max())
-    top = top if top > 0 else 1.0
-    if not log:
-        return min(float(image.min()), 0.0), top
-    positive = image[image > 0]
-    low = (
-        1.0 if FIELD_UNIT.get(field) == FIELD_UNIT["gas"] and top > 10 else max(top * 1e-4, float(positive.min()) if len(positive) else 0.0)
-    )
-    return min(low, top / 10), top
-
-
-def cluster(maps: MapFile, row: int, fields: list[str]) -> Figure:
-    """Figure 2: all maps of one massive cluster, logarithmic."""
-    columns = -(-len(fields) // 2) if len(fields) > 1 else 1
-    rows = -(-len(fields) // columns)
-    figure, axes = new(rows, columns, (4.6 * columns, 3.9 * rows), sharex=True, sharey=True)
-    width = float(maps.catalog["width_mpc"][row])
-    for axis, field in zip(axes.ravel(), fields, strict=False):
-        image = maps.read(field, [row])[0].astype(float)
-        picture = _show(axis, image, field, width, _limits(image, field, True), True)
-        axis.set_title(FIELD_NAME.get(field, field))
-        figure.colorbar(picture, ax=axis, label=FIELD_UNIT.get(field, maps.units[field]), pad=0.02)
-    for axis in axes.ravel()[len(fields) :]:
-        axis.set_axis_off()
-    figure.supxlabel("Mpc", fontsize=10)
-    figure.supylabel("Mpc", fontsize=10)
-    return figure
-
-
 def convergence(metrics: dict) -> Figure | None:
     """Figure 4: sample variance of the mean map against the number of samples, and one e-fold of two samples' variance."""
     of = metrics["convergence"]["all"]
@@ -175,77 +111,6 @@ def convergence(metrics: dict) -> Figure | None:
         r"variance of the mean map, $(\Sigma/\bar\Sigma)^2$" if set(of) <= {"gas", "dm", "star", "total"} else "variance of the mean map"
     )
     axis.legend()
-    return figure
-
-
-def gallery(maps: MapFile, rows: list[int], inputs: list[str], outputs: list[str], drawn: dict[str, np.ndarray]) -> Figure:
-    """Figure 5: clusters from heavy to light, linear above logarithmic: inputs, truth, mean and one sample of the posterior.
-
-    Args:
-        rows: views. drawn: {output: samples (len(rows), S, npix, npix)}.
-    """
-    columns = [(f, "input") for f in inputs] + [(f, kind) for f in outputs for kind in ("truth", "mean", "sample")]
-    size = (1.75 * len(columns) + 0.85, 3.56 * len(rows) + 0.9)
-    figure, axes = new(2 * len(rows), len(columns), size, sharex=True, sharey=True, layout="none")
-    # placed by hand: so many panels take the layout engine many seconds
-    left, bottom, right, top = 0.8 / size[0], 0.45 / size[1], 1 - 0.05 / size[0], 1 - 0.45 / size[1]
-    figure.subplots_adjust(left, bottom, right, top, wspace=0.03, hspace=0.03)
-    for n, row in enumerate(rows):
-        width = float(maps.catalog["width_mpc"][row])
-        for c, (field, kind) in enumerate(columns):
-            truth = maps.read(field, [row])[0].astype(float)
-            image = {"input": truth, "truth": truth}.get(kind)
-            if image is None:
-                image = drawn[field][n].mean(0, dtype=float) if kind == "mean" else drawn[field][n][0].astype(float)
-            for log in (False, True):
-                axis = axes[2 * n + log, c]
-                limits = _limits(truth, field, log)
-                _show(axis, image, field, width, limits, log)
-                axis.locator_params(nbins=3)
-                if kind in ("input", "truth"):
-                    words = f"{limits[0]:.2g} … {limits[1]:.3g}"
-                    axis.text(0.04, 0.04, words, color="white", fontsize=7, transform=axis.transAxes)
-                if n == 0 and not log:
-                    count = len(drawn[outputs[0]][n])
-                    words = {"input": "input", "truth": "truth", "mean": f"mean of {count}", "sample": "one sample"}[kind]
-                    axis.set_title(
-                        f"{FIELD_NAME.get(field, field)}\n{words}", color=BLUE if kind == "input" else BLACK if kind == "truth" else RED
-                    )
-                if c == 0:
-                    mass = f"$M_{{200m}}={_power_of_ten(maps.catalog['mass_200m'][row])}\\,M_\\odot$\n" if not log else ""
-                    axis.set_ylabel(f"{mass}{'logarithmic' if log else 'linear'}", fontsize=8.5)
-    figure.supxlabel("Mpc", fontsize=10, y=0.04 / size[1])
-    return figure
-
-
-def posterior(maps: MapFile, row: int, outputs: list[str], drawn: dict[str, np.ndarray]) -> Figure | None:
-    """One cluster: truth, mean, two samples, their spread, and the error of the mean in units of the spread."""
-    if drawn[outputs[0]].shape[1] < 2:
-        return None
-    figure, axes = new(len(outputs), 6, (15.5, 2.75 * len(outputs) + 0.4), sharex=True, sharey=True, layout="compressed")
-    width = float(maps.catalog["width_mpc"][row])
-    for r, field in enumerate(outputs):
-        truth, x = maps.read(field, [row])[0].astype(float), drawn[field][0].astype(float)
-        spread, mean = x.std(0, ddof=1), x.mean(0)
-        shared = _limits(truth, field, True)
-        unit = FIELD_UNIT.get(field, maps.units[field])
-        for axis, image, title in zip(
-            axes[r], (truth, mean, x[0], x[1]), ("truth", f"mean of {len(x)}", "sample 1", "sample 2"), strict=False
-        ):
-            picture = _show(axis, image, field, width, shared, True)
-            axis.set_title(f"{FIELD_NAME.get(field, field)}: {title}")
-        figure.colorbar(picture, ax=axes[r, 3], label=unit, pad=0.02)
-        picture = _show(axes[r, 4], spread, field, width, _limits(spread, "", True), True)
-        axes[r, 4].set_title("spread of the samples")
-        figure.colorbar(picture, ax=axes[r, 4], label=unit, pad=0.02)
-        pull = np.divide(mean - truth, spread, out=np.zeros_like(mean), where=spread > 0)
-        half = width / 2
-        picture = axes[r, 5].imshow(pull.T, origin="lower", extent=(-half, half, -half, half), cmap="RdBu_r", vmin=-4, vmax=4)
-        axes[r, 5].set_title("(mean - truth) / spread")
-        figure.colorbar(picture, ax=axes[r, 5], label="standard deviations", pad=0.02)
-        axes[r, 0].set_ylabel("Mpc")
-    for axis in axes[-1]:
-        axis.set_xlabel("Mpc")
     return figure
 
 

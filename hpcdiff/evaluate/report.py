@@ -13,14 +13,14 @@ from string import Template
 import numpy as np
 
 from hpcdiff import files
-from hpcdiff.evaluate import figures, tables
-from hpcdiff.evaluate.figures import FIELD_NAME
+from hpcdiff.evaluate import figures, pictures, tables
 from hpcdiff.evaluate.inputs import Samples
+from hpcdiff.evaluate.look import FIELD_NAME, STYLE, plt
 from hpcdiff.maps import MapFile
 
 CAPTIONS = {
     "gallery": "Test clusters from heavy to light; each pair of rows is one cluster, linear above logarithmic. Inputs, then truth, mean of the "
-    "posterior samples and one sample of each output. The colour scale of a field is that of the truth. "
+    "posterior samples and one sample of each output. The colour scale of a field is that of the truth; numbers in a panel are its ends. "
     "Densities over the mean density of the Universe, SZ in µK, X-ray in erg/s/cm². (As figure 5 of the paper.)",
     "posterior": "One cluster: truth, mean, two samples, the spread of the samples, and the error of the mean in units of that spread.",
     "profiles": "Radial profiles of truth and mean map, median and 16-84 % over views; below, their fractional error. "
@@ -61,10 +61,10 @@ def _draw(folder: Path, maps: MapFile, samples: Samples, metrics: dict) -> list[
     inputs, outputs = metrics["config"]["task"]["inputs"], samples.fields
     heaviest = int(rows[np.argmax(maps.catalog["mass_200m"][rows])])
     made = []
-    with figures.plt.rc_context(figures.STYLE):
+    with plt.rc_context(STYLE):
         makers = {
-            "gallery": lambda: figures.gallery(maps, chosen, inputs, outputs, drawn),
-            "posterior": lambda: figures.posterior(maps, chosen[middle], outputs, {f: d[middle : middle + 1] for f, d in drawn.items()}),
+            "gallery": lambda: pictures.gallery(maps, chosen, inputs, outputs, drawn),
+            "posterior": lambda: pictures.posterior(maps, chosen[middle], outputs, {f: d[middle : middle + 1] for f, d in drawn.items()}),
             "profiles": lambda: figures.profiles(metrics, maps, rows),
             "pixels": lambda: figures.pixels(metrics),
             "bias": lambda: figures.bias(metrics),
@@ -72,14 +72,14 @@ def _draw(folder: Path, maps: MapFile, samples: Samples, metrics: dict) -> list[
             "convergence": lambda: figures.convergence(metrics),
             "calibration": lambda: figures.calibration(metrics),
             "masses": lambda: figures.masses(maps),
-            "maps": lambda: figures.cluster(maps, heaviest, [*outputs, *inputs]),
+            "maps": lambda: pictures.cluster(maps, heaviest, [*outputs, *inputs]),
         }
         for name in ORDER:
             figure = makers[name]()
             if figure is not None:
                 # no version, no date: the same metrics give the same pictures
                 figure.savefig(folder / f"{name}.png", metadata={"Software": None})
-                figures.plt.close(figure)
+                plt.close(figure)
                 made.append(name)
     return made
 
@@ -87,18 +87,18 @@ def _draw(folder: Path, maps: MapFile, samples: Samples, metrics: dict) -> list[
 def _three(rows: np.ndarray, mass: np.ndarray) -> list[int]:
     """Three views, heavy to light, spread over the masses; fewer where there are fewer masses."""
     order = np.argsort(mass, kind="stable")[::-1]
-    kinds = rows[order][np.unique(mass[order][::1], return_index=True)[1]][::-1]
+    kinds = rows[order][np.unique(mass[order], return_index=True)[1]][::-1]
     picks = sorted({round(q * (len(kinds) - 1)) for q in (0.1, 0.5, 0.9)})
     return [int(kinds[p]) for p in picks]
 
 
-def report(config, maps: MapFile, samples: Samples, metrics: dict, pictures: dict[str, Path]) -> str:
+def report(config, maps: MapFile, samples: Samples, metrics: dict, drawn: dict[str, Path]) -> str:
     """The HTML."""
 
     def picture(name: str) -> str:
-        if name not in pictures:
+        if name not in drawn:
             return ""
-        data = base64.b64encode(pictures[name].read_bytes()).decode()
+        data = base64.b64encode(drawn[name].read_bytes()).decode()
         return (
             f'<figure><img alt="{name}" src="data:image/png;base64,{data}"><figcaption>{html.escape(CAPTIONS[name])}</figcaption></figure>'
         )

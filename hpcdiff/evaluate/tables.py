@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 
-from hpcdiff.evaluate.figures import FIELD_NAME
+from hpcdiff.evaluate.look import FIELD_NAME
 
 PAPER_TABLE1 = {
     ("high", "gas"): (0.974, 0.988, 0.970, 0.994),
@@ -71,17 +71,18 @@ def skill(metrics: dict) -> str:
         for field, error in metrics["squared_error"][name].items():
             base = metrics["baseline"][name][field]
             mass = metrics["total_mass_error"][name][field]
-            scale, halos = f"{_bin(metrics, name)}, {FIELD_NAME.get(field, field)}", f"{error['n_views']} / {error['n_halos']}"
-            rows.append([scale, halos, "mean of the samples", mean(error, ".4g"), "", "", median(mass)])
-            for key in ("stacked_profile", "linear_map"):
+            scale = f"{_bin(metrics, name)}, {FIELD_NAME.get(field, field)}"
+            rows.append([scale, "mean of the samples", mean(error, ".4g"), "", "", median(mass)])
+            counts = (f"{error['n_views']} views of {error['n_halos']} halos", "")
+            for key, words in zip(("stacked_profile", "linear_map"), counts, strict=True):
+                cells = ["–"] * 4
                 if base[key]:
                     gain = base[key]["gain"]
                     won = "–" if gain is None else f"{gain['wins']:.0%}"
                     cells = [mean(base[key]["squared_error"], ".4g"), median(gain), won, median(base[key]["total_mass_error"])]
-                    rows.append(["", "", key.replace("_", " "), *cells])
+                rows.append([words, key.replace("_", " "), *cells])
     head = [
         "bin, field",
-        "views / halos",
         "prediction",
         "squared error (map units²)",
         "gain over it, by halo",

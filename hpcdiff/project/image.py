@@ -116,7 +116,7 @@ def _row_cost(u, v, r, npix):
 def _add_rows(u, v, r, weights, table, image, row_start, row_stop):
     """Add all particles, in order, to rows row_start..row_stop of image (k, npix, npix)."""
     k, npix = image.shape[0], image.shape[1]
-    cell = np.empty(npix + 1, np.uintp)  # unsigned: numba then drops the test for negative indices
+    cell = np.empty(npix + 1, np.uintp)  # unsigned, for the same reason as below
     part = np.empty(npix + 1)
     sign = np.empty(npix + 1)
     upper = np.empty(npix + 1)
@@ -138,13 +138,14 @@ def _add_rows(u, v, r, weights, table, image, row_start, row_stop):
                     image[c, i0, j0] += weights[p, c]
             continue
         scale = 1.0 / size
-        for j in range(j0, j1 + 1):
-            s = (j - y) * scale
-            sign[j] = 1.0 if s >= 0 else -1.0
+        width = j1 - j0  # buffers count from j0: with ranges from 0 numba drops the test for negative indices
+        for q in range(width + 1):
+            s = (j0 + q - y) * scale
             t = min(abs(s), 1.0) * TABLE
             n = min(int(t), TABLE - 1)
-            cell[j] = n
-            part[j] = t - n
+            cell[q] = n
+            sign[q] = 1.0 if s >= 0 else -1.0
+            part[q] = t - n
         a, b = max(i0, row_start), min(i1, row_stop)
         for i in range(a, b + 1):
             s = (i - x) * scale
@@ -152,23 +153,24 @@ def _add_rows(u, v, r, weights, table, image, row_start, row_stop):
             m = np.uintp(min(int(t), TABLE - 1))
             f = t - m
             g = 1.0 if s >= 0 else -1.0
-            if j1 - j0 > WIDE:  # interpolate the whole line of the table first: a straight pass, and half the look-ups
+            if width > WIDE:  # interpolate the whole line of the table first: a straight pass, and half the look-ups
                 for n in range(TABLE + 1):
                     line[n] = g * (table[m, n] + f * (table[m + one, n] - table[m, n]))
-                for j in range(j0, j1 + 1):
-                    n = cell[j]
-                    upper[j] = sign[j] * (line[n] + part[j] * (line[n + one] - line[n]))
+                for q in range(width + 1):
+                    n = cell[q]
+                    upper[q] = sign[q] * (line[n] + part[q] * (line[n + one] - line[n]))
             else:
-                for j in range(j0, j1 + 1):
-                    n = cell[j]
+                for q in range(width + 1):
+                    n = cell[q]
                     near = table[m, n] + f * (table[m + one, n] - table[m, n])
                     far = table[m, n + one] + f * (table[m + one, n + one] - table[m, n + one])
-                    upper[j] = g * sign[j] * (near + part[j] * (far - near))
+                    upper[q] = g * sign[q] * (near + part[q] * (far - near))
             if i > a:
-                for j in range(j0, j1):
-                    share[j] = (upper[j + 1] - upper[j]) - (lower[j + 1] - lower[j])
+                for q in range(width):
+                    share[q] = (upper[q + 1] - upper[q]) - (lower[q + 1] - lower[q])
                 for c in range(k):
                     w = weights[p, c]
-                    for j in range(j0, j1):
-                        image[c, i - 1, j] += w * share[j]
+                    row = image[c, i - 1, j0:j1]
+                    for q in range(width):
+                        row[q] += w * share[q]
             upper, lower = lower, upper

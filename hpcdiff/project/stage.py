@@ -44,6 +44,15 @@ def open_inputs(config: Config) -> tuple[Snapshot, Halos]:
     return snapshot, read_halos(halos, snapshot.background, snapshot.box)
 
 
+def _inputs_exist(config: Config, halos: bool = True) -> bool:
+    where, halo_path = inputs_of(config)
+    try:
+        snapshot_paths(where)
+    except UserError:
+        return False
+    return halo_path.exists() or not halos
+
+
 def plan(config: Config) -> list[str]:
     """Lines for --dry-run: views, bytes, particles, or which input is not there yet."""
     _refuse_unbuilt(config)
@@ -51,9 +60,7 @@ def plan(config: Config) -> list[str]:
     for key in ("width", "depth"):
         length_mpc(getattr(project, key), np.ones(1), key)
     where, halo_path = inputs_of(config)
-    try:
-        snapshot_paths(where)
-    except UserError:
+    if not _inputs_exist(config, halos=False):
         return [*_estimate(config), f"the snapshot {where} is not there yet"]
     if not halo_path.exists():
         return [*_estimate(config), f"the halo catalogue {halo_path} is not there yet"]
@@ -101,16 +108,14 @@ def work(config: Config, world: World) -> str:
     prepared = None
     with world.together():
         if world.main:
-            prepared = _prepare(config, final)
+            prepared = _prepare(config, world, final)
     prepared = world.broadcast(prepared)
     if isinstance(prepared, str):
         return prepared
-    snapshot, halos, catalog, attributes = prepared
-    with np.errstate(all="ignore"):
-        return _project(config, world, snapshot, halos, catalog, attributes, final)
+    return _project(config, world, *prepared, final)
 
 
-def _prepare(config: Config, final: Path) -> str | tuple:
+def _prepare(config: Config, world: World, final: Path) -> str | tuple:
     """On rank 0: everything but the particles, or a line that all is done."""
     project = config.project
     if final.exists():
@@ -122,7 +127,7 @@ def _prepare(config: Config, final: Path) -> str | tuple:
         try:
             snapshot, halos = open_inputs(config)
         except UserError:
-            if inputs_of(config)[0].exists() and inputs_of(config)[1].exists():
+            if _inputs_exist(config):
                 raise
             return f"{final} is finished already (its snapshot or halo catalogue is gone, so they are not compared)"
     else:
@@ -143,18 +148,17 @@ def _prepare(config: Config, final: Path) -> str | tuple:
     if depth is not None:
         attributes["depth_mpc"] = depth
     attributes.update(config=to_yaml(sections), inputs=inputs)
-    return snapshot, halos, catalog, attributes
+    attributes["provenance"] = provenance(world, inputs=json.loads(inputs), simulation_engine=_engine_of(snapshot))
+    return snapshot, catalog, attributes
 
 
 def _shared(values: np.ndarray) -> float | None:
     return float(values[0]) if np.all(values == values[0]) else None
 
 
-def _project(config: Config, world: World, snapshot: Snapshot, halos: Halos, catalog: dict, attributes: dict, final: Path) -> str:
+def _project(config: Config, world: World, snapshot: Snapshot, catalog: dict, attributes: dict, final: Path) -> str:
     project, n_threads = config.project, threads_per_rank(world)
     about = fields.attributes(project, snapshot.background, snapshot.redshift, attributes.get("depth_mpc"))
-    engine = _engine_of(snapshot)
-    attributes["provenance"] = provenance(world, inputs=json.loads(attributes["inputs"]), snapshot=engine)
     writer = maps.MapWriter(final, world, catalog, about, project.npix, attributes)
     try:
         ids, first, n_views = np.unique(catalog["halo_id"], return_index=True, return_counts=True)
@@ -162,7 +166,7 @@ def _project(config: Config, world: World, snapshot: Snapshot, halos: Halos, cat
         first, n_views = first[todo], n_views[todo]
         if len(first):
             _project_halos(config, world, snapshot, catalog, writer, first, n_views, n_threads)
-    except BaseException:
+    except (UserError, Stopped):  # every rank raises these together; closing is collective
         writer.close()
         raise
     writer.finish()
@@ -171,13 +175,11 @@ def _project(config: Config, world: World, snapshot: Snapshot, halos: Halos, cat
 
 
 def _engine_of(snapshot: Snapshot) -> str:
-    import h5py
-
-    try:
-        with h5py.File(snapshot.paths[0], "r") as f:
-            return str(f.attrs.get("engine", f["Header"].attrs.get("RunLabel", "GADGET-style HDF5")))
-    except OSError:
-        return "GADGET-style HDF5"
+    """What made the snapshot: the embedded simulation's engine, the run's label, or unknown."""
+    with maps.open_hdf5(snapshot.paths[0], "snapshot") as f:
+        if f.attrs.get("format") == "hpcdiff-snapshot":
+            return yaml.safe_load(f.attrs.get("config", "{}")).get("simulate", {}).get("engine", "hpcdiff")
+        return str(np.ravel(f["Header"].attrs.get("RunLabel", "unknown"))[0])
 
 
 def _project_halos(

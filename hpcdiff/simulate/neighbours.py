@@ -43,7 +43,7 @@ def smoothing(
         float64 (n,) in the positions' unit, and float64 (n,) per cubed unit, or None.
     """
     while True:
-        tree = cKDTree(around(margin))
+        tree = cKDTree(around(margin), leafsize=32)
         h, density = np.empty(len(own)), np.empty(len(own)) if densities else None
         order = cKDTree(own).indices  # neighbours in space after each other: the tree's leaves stay in the cache
         for start in range(0, len(own), SLAB):

@@ -16,6 +16,8 @@ LEAST_GROUP = 30
 """Dark-matter particles of the smallest group of the background."""
 IN_GROUPS = 0.45
 """Part of the background's mass in groups."""
+SHOCK = 2.0
+"""Radius over R200m of the accretion shock, where the cluster's pressure ends."""
 _X = np.geomspace(1e-3, 1.0, 200)
 _CLUMP = profiles.Radial(_X, profiles.nfw_density(8 * _X))
 _GAS_CLUMP = profiles.Radial(_X, (1 + (_X / 0.2) ** 2) ** -1.2)
@@ -179,6 +181,7 @@ def _pressure(plan: Plan, c: Cluster, gas: np.ndarray, rng: np.random.Generator)
     about = gas - c.position - c.offset
     r = np.linalg.norm((about @ c.gas_rotation) / c.gas_axes, axis=1)
     p = profiles.debiased_pressure(np.maximum(r, 1e-3 * c.radius) / c.radius_500c)
+    p *= np.exp(-((r / (SHOCK * c.radius)) ** 8))
     ripple = Waves(rng, c.radius, 0.12).field(about)
     return c.pressure * profiles.electron_p500(c.mass_500c, c.radius_500c, plan.background) * p * np.exp(ripple - 0.12**2 / 2)
 

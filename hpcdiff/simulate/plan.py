@@ -99,7 +99,7 @@ class Plan:
 
     def _blocks(self) -> None:
         mean = max(1.0, self.n_total / self.n_cells)
-        edge = min(self.n_side, max(1, int((BLOCK_PARTICLES / mean) ** (1 / 3))))
+        edge = max(1, min(self.n_side // 2, int((BLOCK_PARTICLES / mean) ** (1 / 3))))
         self.block_edge = edge
         a = np.arange(self.n_side) // edge
         n = int(a[-1]) + 1

@@ -22,7 +22,7 @@ def plan(config: Config) -> Iterable[str]:
         yield f"  {path}: {len(maps.rows('train'))} training and {len(maps.rows('val'))} validation views of {maps.npix} x {maps.npix}"
     else:
         yield f"  {path} is not there yet: run project first"
-    denoiser = build_denoiser(config.resolved(), [0.5] * len(config.task.outputs))
+    denoiser = build_denoiser(config.resolved())
     parameters = sum(p.numel() for p in denoiser.parameters())
     yield f"  {config.network.name}: {parameters} parameters; a checkpoint has {16 * parameters / 1e6:.1f} MB, {config.train.keep} are kept"
     t = config.train

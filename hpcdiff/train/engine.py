@@ -7,6 +7,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from hpcdiff.diffusion import denoising_loss
 from hpcdiff.launch import UserError
+from hpcdiff.model import memory_layout
 from hpcdiff.train.data import Batch
 
 
@@ -24,7 +25,8 @@ class DDPEngine:
 
     def __init__(self, denoiser: torch.nn.Module, world, lr: float, precision: str) -> None:
         self.device, self.precision, self.updates = world.device, precision, 0
-        self.denoiser = denoiser.to(self.device)
+        self.layout = memory_layout(self.device, precision)
+        self.denoiser = denoiser.to(self.device, memory_format=self.layout)
         self.parallel = denoiser
         if world.size > 1:
             ids = [self.device] if self.device.type == "cuda" else None
@@ -57,8 +59,9 @@ class DDPEngine:
     def losses(self, denoise, batch: Batch) -> torch.Tensor:
         """Denoising loss of each image (B,), in this engine's precision."""
         sigma = self.denoiser.noise_levels(batch.u)
+        target, condition, z = (x.contiguous(memory_format=self.layout) for x in (batch.target, batch.condition, batch.z))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            return denoising_loss(denoise, batch.target, batch.condition, sigma, batch.z, self.denoiser.weight(sigma))
+            return denoising_loss(denoise, target, condition, sigma, z, self.denoiser.weight(sigma))
 
     def averaged(self) -> torch.nn.Module:
         """The denoiser with the averaged weights in place; `restore` brings the raw ones back."""

@@ -69,11 +69,11 @@ def train(config: Config, world: World) -> str:
         transforms = fit_transforms(maps, config.task)
         part = load_part(maps, maps.rows("train"), config.task, transforms)
         validation = load_part(maps, maps.rows("val")[:VALIDATION_VIEWS], config.task, transforms)
-    start_mean, start_std = statistics(part, config.train.augment)
-    sigma_data = ((part.target - start_mean).double() ** 2).mean((0, 2, 3)).sqrt().tolist()
+    measured = statistics(part, config.train.augment)
+    sigma_data = measured["sigma_data"].tolist()
 
     torch.manual_seed(config.run.seed)
-    denoiser = build_denoiser(config.resolved(), sigma_data, start_mean)
+    denoiser = build_denoiser(config.resolved(), measured)
     parameters = sum(p.numel() for p in denoiser.parameters())
     engine = DDPEngine(denoiser, world, config.train.lr, config.train.precision)
     info = {
@@ -171,7 +171,7 @@ def train(config: Config, world: World) -> str:
     with world.together():
         if world.main:
             info |= {"images": images, "updates": engine.updates, "skipped": skipped}
-            model = Model(config.resolved(*SECTIONS), info, transforms, engine.averaged(), start_mean, start_std)
+            model = Model(config.resolved(*SECTIONS), info, transforms, engine.averaged(), measured)
             save_model(config.model_path(), model, model_card(model))
     return f"{images} images seen; the model is in {config.model_path()}"
 
@@ -205,18 +205,32 @@ def learning_rate(config: Config, images: int) -> float:
     return rate
 
 
-def statistics(part: Part, augmented: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and standard deviation of each target pixel over the training split, (C, npix, npix) each.
+def statistics(part: Part, augmented: bool) -> dict[str, torch.Tensor]:
+    """Means and deviations over the training split, in [0, 1] units: see `Model.statistics`.
 
     With augmentation, over all 8 symmetries of the square, as the network sees them.
     """
-    mean = square = torch.zeros(part.target.shape[1:], dtype=torch.float64)
-    for block in part.target.split(1024):
-        mean = mean + block.double().sum(0) / len(part)
-        square = square + (block.double() ** 2).sum(0) / len(part)
+    (mean, std), (condition_mean, condition_std) = (_moments(x, augmented) for x in (part.target, part.condition))
+    return {
+        "mean": mean,
+        "std": std,
+        "sigma_data": (std.double() ** 2).mean((1, 2)).sqrt().float(),
+        "condition_mean": condition_mean,
+        "condition_std": (condition_std.double() ** 2).mean((1, 2)).sqrt().float(),
+    }
+
+
+def _moments(maps: torch.Tensor, augmented: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    mean = square = torch.zeros(maps.shape[1:], dtype=torch.float64)
+    for block in maps.split(1024):
+        mean = mean + block.double().sum(0) / len(maps)
+        square = square + (block.double() ** 2).sum(0) / len(maps)
     if augmented:
-        turned = [[torch.rot90(m.flip(2) if flip else m, k, (1, 2)) for k in range(4) for flip in (False, True)] for m in (mean, square)]
-        mean, square = (torch.stack(t).mean(0) for t in turned)
+        symmetries = [(turns, flip) for turns in range(4) for flip in (False, True)]
+        mean, square = (
+            torch.stack([torch.rot90(m.flip(2) if flip else m, turns, (1, 2)) for turns, flip in symmetries]).mean(0)
+            for m in (mean, square)
+        )
     return mean.float(), (square - mean**2).clamp_min(0).sqrt().float()
 
 
@@ -238,8 +252,7 @@ def validate(engine: DDPEngine, validation: Part, config: Config, world: World) 
 def picture(engine: DDPEngine, validation: Part, config: Config, info: dict, transforms: dict, monitor: Monitor, images: int) -> None:
     """Inputs, truths and one posterior sample each of three validation views, to TensorBoard; on rank 0."""
     rows = np.linspace(0, len(validation) - 1, min(3, len(validation))).astype(int)
-    mean, std = statistics(validation, False)
-    model = Model(config.resolved(), info, transforms, engine.averaged(), mean, std)
+    model = Model(config.resolved(), info, transforms, engine.averaged(), {})
     model.device, model.precision = engine.device, config.train.precision
     drawn = model.draw(validation.condition[rows], sample_keys(config.run.seed, rows, 1)[:, 0], "dpmpp_2m_sde", 18)
     engine.restore()

@@ -54,8 +54,8 @@ def write_run(folder, halos=30, views=3, npix=32, samples=10, seed=1, mass=None,
     """
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
-    mass = np.geomspace(1.2e14, 1.5e15, halos) if mass is None else np.asarray(mass)
-    mass = rng.permutation(mass)
+    mass = rng.permutation(np.geomspace(1.2e14, 1.5e15, halos)) if mass is None else np.asarray(mass)
+    halos = len(mass)
     n = halos * views
     each = np.repeat(mass, views)
     data = clusters(rng, each, npix)

@@ -46,8 +46,8 @@ def exact_average(p, h, npix, width, n=24):
 
 @pytest.mark.parametrize("h_pixels", [0.4, 1.0, 1.9, 4.0, 9.0, 30.0])
 def test_pixels_are_averages_of_the_column(h_pixels):
-    npix, width = 16, 3.2
-    position, h = np.array([[0.137, -0.421, 9.0]]), np.array([h_pixels * width / npix])
+    npix, width = (16, 3.2) if h_pixels > 1 else (6, 1.2)
+    position, h = np.array([[0.137, -0.321, 9.0]]), np.array([h_pixels * width / npix])
     image = deposit(position, h, np.ones((1, 1)), npix, width)[0]
     exact = exact_average(position[0], h[0], npix, width, n=60 if h_pixels < 1 else 24)
     filled = exact > 1e-3 * exact.max()
@@ -96,7 +96,12 @@ def test_bits_do_not_depend_on_threads_nor_on_companions():
 
 def test_refuses_what_makes_no_sense():
     good = {"position": np.zeros((2, 3)), "h": np.ones(2), "weights": np.ones((2, 1)), "npix": 8, "width": 1.0}
-    for wrong in ({"h": np.array([1.0, 0])}, {"h": np.array([1.0, np.nan])}, {"position": np.full((2, 3), np.nan)}, {"weights": np.ones(3)}):
+    for wrong in (
+        {"h": np.array([1.0, 0])},
+        {"h": np.array([1.0, np.nan])},
+        {"position": np.full((2, 3), np.nan)},
+        {"weights": np.ones(3)},
+    ):
         with pytest.raises(ValueError):
             deposit(**{**good, **wrong})
     for wrong, says in (({"axis": "w"}, "one of x, y, z"), ({"method": "mesh"}, "not built yet")):

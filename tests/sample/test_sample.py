@@ -1,0 +1,199 @@
+"""The sample stage: the same samples for any ranks, batch and restart; control; bad input. And `hpcdiff.load`."""
+
+import json
+import shutil
+import signal
+import time
+
+import h5py
+import numpy as np
+import pytest
+from conftest import kill, make_maps, refused, run, start
+
+import hpcdiff
+
+CONFIG = """
+run: {{dir: {dir}, seed: 5}}
+network: {{channels: 8, multipliers: [1, 2], blocks: 1}}
+diffusion: {{precondition: edm}}
+task: {{transform: asinh}}
+train: {{batch_size: 6, images: 120, precision: fp32, lr: 1.0e-3, ema: 0.9}}
+sample: {{steps: 6, samples: 3, batch_size: 8, init: matched}}
+"""
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with maps.h5 and model/."""
+    folder = tmp_path_factory.mktemp("trained")
+    make_maps(folder / "maps.h5", halos=40, npix=16)
+    (folder / "c.yaml").write_text(CONFIG.format(dir=folder))
+    assert run("train", folder / "c.yaml").returncode == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(trained):
+    """The same folder, sampled on one rank without a disturbance."""
+    done = run("sample", trained / "c.yaml")
+    assert done.returncode == 0, done.stderr
+    return trained
+
+
+def elsewhere(trained, folder):
+    """The config of another run that uses the trained model and its maps."""
+    (folder / "c.yaml").write_text(
+        CONFIG.format(dir=folder).replace("seed: 5", f"seed: 5, maps: {trained / 'maps.h5'}, model: {trained / 'model'}")
+    )
+    return folder / "c.yaml"
+
+
+def samples(folder):
+    with h5py.File(folder / "samples.h5") as f:
+        return {k: f["samples"][k][:] for k in f["samples"]}, f["catalog/view"][:], dict(f.attrs)
+
+
+def test_the_file_is_the_contracts(whole):
+    maps, views, attributes = samples(whole)
+    with h5py.File(whole / "maps.h5") as f:
+        test = np.flatnonzero(f["catalog/split"][:] == 2)
+    assert np.array_equal(views, test) and views.dtype == np.int64
+    assert maps.keys() == {"gas", "dm"} and all(m.shape == (len(test), 3, 16, 16) and m.dtype == np.float32 for m in maps.values())
+    assert (attributes["sampler"], attributes["steps"], attributes["nfe"], attributes["seed"]) == ("dpmpp_2m_sde", 6, 6, 5)
+    assert set(json.loads(attributes["inputs"])) == {"maps", "model"} and "control" not in attributes
+    assert not (whole / "samples.partial").exists()
+    for m in maps.values():  # samples of one view differ, and so do views
+        assert (m[:, 0] != m[:, 1]).any(axis=(1, 2)).all() and (m[0, 0] != m[1, 0]).any()
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_any_number_of_ranks_gives_the_same_bytes(tmp_path, whole, ranks):
+    done = run("sample", elsewhere(whole, tmp_path), ranks=ranks)
+    assert done.returncode == 0, done.stderr
+    ours, views, _ = samples(tmp_path)
+    theirs, expected, _ = samples(whole)
+    assert np.array_equal(views, expected)
+    for name in theirs:
+        assert ours[name].tobytes() == theirs[name].tobytes()
+
+
+def test_another_batch_size_stays_within_the_contracts_bound(tmp_path, whole):
+    assert run("sample", elsewhere(whole, tmp_path), "sample.batch_size=2").returncode == 0
+    ours, theirs = samples(tmp_path)[0], samples(whole)[0]
+    for name in theirs:
+        assert np.abs(ours[name] - theirs[name]).max() < 1e-5 * np.ptp(theirs[name])
+
+
+def test_killed_and_stopped_runs_keep_what_is_finished_and_give_the_same_bytes(tmp_path, whole):
+    config = elsewhere(whole, tmp_path)
+    arguments = ("sample.steps=400", "sample.batch_size=3")
+    process = start("sample", config, *arguments)
+    while len(list((tmp_path / "samples.partial").glob("part-*"))) < 1:
+        assert process.poll() is None
+        time.sleep(0.02)
+    kill(process)
+    kept = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "samples.partial").glob("part-*")}
+    assert kept and not (tmp_path / "samples.h5").exists()
+    process = start("sample", config, *arguments)
+    while len(list((tmp_path / "samples.partial").glob("part-*"))) < len(kept) + 1:
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 75
+    assert json.loads((tmp_path / "sample.status.json").read_text())["exit"] == 75
+    now = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "samples.partial").glob("part-*")}
+    assert kept.items() <= now.items()
+    damaged = tmp_path / "samples.partial" / sorted(now)[0]
+    damaged.write_bytes(damaged.read_bytes()[:-100])  # a shard that the disk lost is drawn again
+    assert run("sample", config, *arguments).returncode == 0
+    again = tmp_path / "again"
+    again.mkdir()
+    assert run("sample", elsewhere(whole, again), *arguments).returncode == 0
+    ours, theirs = samples(tmp_path)[0], samples(again)[0]
+    for name in theirs:
+        assert ours[name].tobytes() == theirs[name].tobytes()
+
+
+def test_a_finished_run_says_so_and_a_changed_one_is_refused(whole):
+    before = (whole / "samples.h5").stat().st_mtime_ns
+    done = run("sample", whole / "c.yaml", "sample.batch_size=4")
+    assert done.returncode == 0 and "already finished" in done.stdout
+    refused(run("sample", whole / "c.yaml", "sample.steps=8"), "sample.steps", "6", "8")
+    refused(run("sample", whole / "c.yaml", "run.seed=6"), "run.seed")
+    assert (whole / "samples.h5").stat().st_mtime_ns == before
+
+
+def test_shuffled_inputs_come_from_other_halos(tmp_path, whole):
+    assert run("sample", elsewhere(whole, tmp_path), "sample.shuffle_inputs=true").returncode == 0
+    ours, views, attributes = samples(tmp_path)
+    assert attributes["control"] == "shuffled inputs"
+    with h5py.File(whole / "maps.h5") as f:
+        truth = f["fields/gas"][:][views].sum((1, 2))
+    right = samples(whole)[0]["gas"].mean(1).sum((1, 2))
+    shuffled = ours["gas"].mean(1).sum((1, 2))
+    assert np.corrcoef(truth, right)[0, 1] > 0.5
+    assert not np.allclose(right, shuffled, rtol=0.01)
+
+
+def test_python_and_the_stage_draw_the_same(whole):
+    model = hpcdiff.load(str(whole / "model"))
+    drawn, views, _ = samples(whole)
+    with h5py.File(whole / "maps.h5") as f:
+        inputs = {k: f["fields"][k][:][views] for k in ("sz", "xray")}
+    out = model.sample(inputs, samples=3, sampler="dpmpp_2m_sde", steps=6, seed=5, view=views, init="matched")
+    for name in drawn:
+        assert out[name].shape == drawn[name].shape and out[name].dtype == np.float32
+        assert np.abs(out[name] - drawn[name]).max() < 1e-5 * np.ptp(drawn[name])
+    one = model.sample({k: v[0] for k, v in inputs.items()}, samples=2, steps=4)
+    assert one["gas"].shape == (1, 2, 16, 16)
+
+
+def test_python_refuses_wrong_arrays(whole):
+    model = hpcdiff.load(str(whole / "model"))
+    good = np.ones((2, 16, 16), np.float32)
+    for inputs, word in [
+        ({"sz": good}, "xray"),
+        ({"sz": good, "xray": good, "gas": good}, "gas"),
+        ({"sz": good[:, :8], "xray": good}, "shape"),
+        ({"sz": good, "xray": good[:1]}, "shape"),
+        ({"sz": good * np.nan, "xray": good}, "finite"),
+    ]:
+        with pytest.raises(ValueError, match=word):
+            model.sample(inputs, samples=1, steps=2)
+    with pytest.raises(ValueError, match="dpmpp_2m"):
+        model.sample({"sz": good, "xray": good}, sampler="dpmpp_3m", steps=2)
+    with pytest.raises(ValueError, match="view"):
+        model.sample({"sz": good, "xray": good}, view=[1], steps=2)
+
+
+@pytest.mark.parametrize("damage", ["flip", "json", "missing", "foreign", "empty"])
+def test_damaged_models_are_one_line(tmp_path, whole, damage):
+    shutil.copytree(whole / "model", tmp_path / "model")
+    weights, about = tmp_path / "model" / "model.safetensors", tmp_path / "model" / "config.json"
+    if damage == "flip":
+        data = bytearray(weights.read_bytes())
+        data[-1] ^= 1
+        weights.write_bytes(data)
+    elif damage == "json":
+        about.write_text("{")
+    elif damage == "missing":
+        weights.unlink()
+    elif damage == "foreign":
+        about.write_text('{"format": "other"}')
+    else:
+        shutil.rmtree(tmp_path / "model")
+    refused(run("sample", elsewhere(whole, tmp_path), f"run.model={tmp_path / 'model'}"), "model")
+    assert not (tmp_path / "samples.h5").exists()
+
+
+def test_model_and_maps_that_do_not_belong_together(tmp_path, whole):
+    make_maps(tmp_path / "maps.h5", halos=12, npix=32)
+    refused(run("sample", elsewhere(whole, tmp_path), f"run.maps={tmp_path / 'maps.h5'}"), "16 pixels", "32")
+    with h5py.File(tmp_path / "maps.h5", "r+") as f:
+        del f["fields/sz"]
+    refused(run("sample", elsewhere(whole, tmp_path), f"run.maps={tmp_path / 'maps.h5'}"), "sz")
+
+
+def test_an_empty_part_is_one_line(tmp_path, whole):
+    make_maps(tmp_path / "maps.h5", halos=12, npix=16, train=0.6, val=0.4, test=0.0)
+    refused(run("sample", elsewhere(whole, tmp_path), f"run.maps={tmp_path / 'maps.h5'}", ranks=2), "test part", "empty")

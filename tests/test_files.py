@@ -1,0 +1,71 @@
+"""Atomic writes, hashes and the lock."""
+
+import hashlib
+import json
+import subprocess
+import sys
+
+import pytest
+
+from hpcdiff import files
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "a.json"
+    files.write_json(path, {"b": 1, "a": 2})
+    assert json.loads(path.read_text()) == {"a": 2, "b": 1}
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError):
+        files.write_json(path, {"c": 3})
+    assert json.loads(path.read_text()) == {"a": 2, "b": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_json_has_no_nan(tmp_path):
+    with pytest.raises(ValueError):
+        files.write_json(tmp_path / "a.json", {"a": float("nan")})
+    assert not (tmp_path / "a.json").exists()
+
+
+def test_hashes(tmp_path):
+    (tmp_path / "a").write_bytes(b"abc" * 1000)
+    assert files.sha256_file(tmp_path / "a") == hashlib.sha256(b"abc" * 1000).hexdigest()
+    assert files.sha256_text("abc") == hashlib.sha256(b"abc").hexdigest()
+
+
+def test_remove_takes_files_folders_and_nothing(tmp_path):
+    (tmp_path / "d" / "e").mkdir(parents=True)
+    (tmp_path / "f").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "d")
+    for name in ("link", "f", "none"):
+        files.remove(tmp_path / name)
+    assert (tmp_path / "d" / "e").is_dir()
+    files.remove(tmp_path / "d")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_free_bytes_of_a_path_that_is_not_there_yet(tmp_path):
+    assert files.free_bytes(tmp_path / "x" / "y") > 0
+
+
+def test_the_lock_is_exclusive_and_dies_with_its_holder(tmp_path):
+    path = tmp_path / "l"
+    code = f"from hpcdiff.files import Lock; import sys, time; print(Lock({str(path)!r}).acquire(), flush=True); time.sleep(60)"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", "l=1;" + code.replace("print(Lock", "l=Lock").replace(").acquire()", "); print(l.acquire()")],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert holder.stdout.readline() == "True\n"
+    lock = files.Lock(path)
+    assert not lock.acquire()
+    assert f"pid {holder.pid}" in lock.holder()
+    holder.kill()
+    holder.wait()
+    assert lock.acquire()
+    lock.release()
+    assert not path.exists()

@@ -1,0 +1,142 @@
+"""Exit statuses, one-line errors, guards against wrong launches, and ranks that fail together."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import ROOT, environment, refused, run, start
+
+from hpcdiff import launch
+from hpcdiff.launch import UserError
+
+
+def config(tmp_path, text=""):
+    (tmp_path / "c.yaml").write_text(f"run: {{dir: {tmp_path / 'run'}}}\n{text}")
+    return tmp_path / "c.yaml"
+
+
+@pytest.mark.parametrize("stage", launch.STAGES)
+def test_every_stage_refuses_bad_command_lines(tmp_path, stage):
+    refused(run(stage), "no config file", "usage")
+    refused(run(stage, tmp_path / "none.yaml"), "cannot read the config", "none.yaml")
+    refused(run(stage, config(tmp_path), "run.sede=1"), "run.sede", "run.seed")
+    refused(run(stage, config(tmp_path), "--dryrun"), "--dryrun", "--dry-run")
+    helped = run(stage, "--help")
+    assert helped.returncode == 0 and "usage" in helped.stdout
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("stage", launch.STAGES)
+def test_dry_runs_need_nothing_and_touch_nothing(tmp_path, stage):
+    done = run(stage, config(tmp_path), "--dry-run")
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    assert "npix: 128" in done.stdout and f"# {stage}" in done.stdout
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("stage", launch.STAGES)
+def test_the_papers_config_passes_a_dry_run(tmp_path, stage):
+    done = run(stage, ROOT / "configs" / "hsu2025.yaml", f"run.dir={tmp_path / 'run'}", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert stage != "train" or "45835912 parameters" in done.stdout
+
+
+def test_the_console_script_is_the_same_program(tmp_path):
+    hpcdiff = [sys.executable, "-m", "hpcdiff"]
+    done = subprocess.run([*hpcdiff, "sample", config(tmp_path), "--dry-run"], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0 and "# sample" in done.stdout
+    wrong = subprocess.run([*hpcdiff, "smaple"], capture_output=True, text=True, cwd=ROOT)
+    assert wrong.returncode == 2 and "'sample'" in wrong.stderr and wrong.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(("stage", "ranks"), [("project", 3), ("train", 2)])
+def test_an_error_is_printed_once_however_many_ranks(tmp_path, stage, ranks):
+    done = run(stage, config(tmp_path), ranks=ranks, timeout=60)
+    refused(done, "not there")
+    status = json.loads((tmp_path / "run" / f"{stage}.status.json").read_text())
+    assert status["exit"] == 2 and "not there" in status["reason"]
+
+
+@pytest.mark.parametrize("stage", launch.STAGES)
+def test_many_tasks_that_each_run_alone_are_a_wrong_launch(tmp_path, stage):
+    """`srun -n 4` without an MPI plug-in, or without ranks: four copies of rank 0 must not write one file."""
+    more = {"SLURM_STEP_NUM_TASKS": "4"}
+    done = run(stage, config(tmp_path), **more)
+    refused(done, "wrong launch", "4 tasks")
+
+
+def test_srun_variables_become_torchs(monkeypatch):
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"STEP_NUM_TASKS": "4", "PROCID": "3", "LOCALID": "1", "JOB_ID": "7", "LAUNCH_NODE_IPADDR": "10.0.0.1"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    launch._environment_of_srun()
+    import os
+
+    assert [os.environ[k] for k in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR")] == ["4", "3", "1", "10.0.0.1"]
+
+
+def test_plain_srun_like_processes_form_one_world(tmp_path):
+    """Two processes with Slurm's variables alone, as plain `srun -n 2` starts them."""
+    common = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_JOB_ID": str(time.time_ns() % 10000), "SLURM_LAUNCH_NODE_IPADDR": "127.0.0.1"}
+    code = "from hpcdiff.launch import TorchWorld; w = TorchWorld(); print(w.allgather({'rank': w.rank}), w.stop_agreed()); w.close()"
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", code],
+            cwd=ROOT,
+            env=environment(**common, SLURM_PROCID=str(r), SLURM_LOCALID=str(r)),
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for r in range(2)
+    ]
+    said = [p.communicate(timeout=60)[0] for p in both]
+    assert said == ["[{'rank': 0}, {'rank': 1}] False\n"] * 2
+
+
+def test_a_second_run_on_one_folder_is_refused_while_the_first_works(tmp_path):
+    path = config(tmp_path, "simulate: {clusters: 60, particle_mass: 2.0e10}")
+    first = start("simulate", path)
+    try:
+        while not (tmp_path / "run" / ".simulate.lock").exists():
+            assert first.poll() is None
+            time.sleep(0.02)
+        time.sleep(0.2)
+        refused(run("simulate", path), "another simulate is at work", f"pid {first.pid}")
+    finally:
+        first.kill()
+        first.wait()
+
+
+@pytest.mark.parametrize("stage", launch.STAGES)
+def test_a_run_folder_that_cannot_be_made_is_one_line(tmp_path, stage):
+    (tmp_path / "run").write_text("a file")
+    refused(run(stage, config(tmp_path)), "run")
+
+
+def test_failing_together():
+    class Three(launch.World):
+        rank, size = 1, 3
+
+        def allgather(self, value):
+            return [None, value, "rank 2 said this, there, so"]
+
+    with pytest.raises(UserError, match="rank 2 said this"), Three().together():
+        pass
+    with pytest.raises(UserError, match="mine"), Three().together():
+        raise UserError("mine")
+    with pytest.raises(UserError, match="disk is full"), Three().together():
+        raise OSError(28, "No space left on device", "somewhere")
+    with pytest.raises(KeyError), launch.World().together():
+        raise KeyError("a fault of ours is not dressed up")
+
+
+def test_a_fault_of_ours_is_a_traceback_and_status_1(tmp_path, capsys):
+    def broken(config, world):
+        raise RuntimeError("a bug")
+
+    code = launch.run_stage("simulate", lambda c: [], broken, lambda c: [], [str(config(tmp_path))])
+    assert code == 1 and "RuntimeError: a bug" in capsys.readouterr().err
+    assert json.loads((tmp_path / "run" / "simulate.status.json").read_text())["exit"] == 1
