@@ -190,6 +190,10 @@ class Diffusion:
     """Largest noise, in transformed units."""
     precondition: str = one_of("ve", "edm")
     """`ve`: the paper's; `edm`: Karras et al. 2022."""
+    noise_shift: float = -0.5
+    """`edm`: training noise is log-normal; ln of its median over sigma_data (Karras et al. 2022: -0.5)."""
+    noise_width: float = number(1.2, above=0)
+    """`edm`: standard deviation of the logarithm of the training noise."""
 
 
 @dataclass

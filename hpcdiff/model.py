@@ -59,7 +59,8 @@ def build_denoiser(config: dict, statistics: dict[str, torch.Tensor] | None = No
         return VEDenoiser(net, noise["sigma_min"], noise["sigma_max"])
     if statistics is None:
         statistics = {"sigma_data": torch.ones(len(task["outputs"]))}
-    return EDMDenoiser(net, **{k: v for k, v in statistics.items() if k != "std"})
+    measured = {k: v for k, v in statistics.items() if k != "std"}
+    return EDMDenoiser(net, **measured, shift=noise["noise_shift"], width=noise["noise_width"])
 
 
 class Model:

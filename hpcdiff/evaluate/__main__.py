@@ -10,6 +10,7 @@ from pathlib import Path
 from hpcdiff import files
 from hpcdiff.config import refuse_difference
 from hpcdiff.evaluate.inputs import open_inputs
+from hpcdiff.evaluate.run import measure
 from hpcdiff.launch import UserError, World, run_stage
 
 SECTIONS = ("task", "evaluate")
@@ -29,16 +30,13 @@ def plan(config) -> Iterator[str]:
     maps, samples = open_inputs(config)
     train, size = len(maps.rows("train")), maps.npix**2 * 4
     fields = len(config.task.inputs) + len(config.task.outputs)
-    yield f"{len(samples.views)} views, {samples.count} samples each, of {', '.join(samples.fields)}"
-    yield f"{train} training views for the baselines"
+    yield f"{len(samples.views)} views, {samples.count} samples each; {train} training views for the baselines"
     twice = train * fields + len(samples.views) * samples.count * len(samples.fields)  # maps read two times
     yield f"{(2 * twice + len(samples.views) * fields) * size:.4g} bytes to read"
 
 
 def work(config, world: World) -> str:
     """Measure, reduce, draw; `metrics.json` is written last."""
-    from hpcdiff.evaluate.run import measure
-
     target = config.dir / "metrics.json"
     with world.together():
         maps, samples = open_inputs(config)
