@@ -301,7 +301,7 @@ def run_stage(
         if dry:
             if launched_rank() == 0:
                 print(config.to_yaml(), end="")
-                print("\n".join(f"# {line}" for line in plan(config)), flush=True)
+                print("\n".join([f"# {stage}:", *(f"#   {line}" for line in plan(config))]), flush=True)
             return DONE
         world = join_world(stage)
         _catch_signals(world)

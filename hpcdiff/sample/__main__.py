@@ -19,19 +19,18 @@ def plan(config: Config) -> Iterable[str]:
     s = config.sample
     sampler = AUTO_SAMPLER if s.sampler == "auto" else s.sampler
     nfe = diffusion.nfe(sampler, s.steps)
-    yield "sample:"
-    yield f"  {s.samples} samples a view by {sampler}, {nfe} network evaluations each: {s.samples * nfe} a view"
+    yield f"{s.samples} samples a view by {sampler}, {nfe} network evaluations each: {s.samples * nfe} a view"
     path = config.map_paths()[0]
     if path.exists():
         maps = MapFile(path)
         n = len(maps.rows(s.split))
         size = n * s.samples * maps.npix**2 * 4 * len(config.task.outputs)
-        yield f"  {n} views in the {s.split} part of {path}: {n * s.samples * nfe} network evaluations, {size / 1e6:.1f} MB"
+        yield f"{n} views in the {s.split} part of {path}: {n * s.samples * nfe} network evaluations, {size / 1e6:.1f} MB"
     else:
-        yield f"  {path} is not there yet: run project first"
+        yield f"{path} is not there yet: run project first"
     if not (config.model_path() / "config.json").exists():
-        yield f"  {config.model_path()} is not there yet: run train first"
-    yield f"  writes {config.dir}/samples.h5"
+        yield f"{config.model_path()} is not there yet: run train first"
+    yield f"writes {config.dir}/samples.h5"
 
 
 def outputs(config: Config) -> Iterable[Path]:

@@ -15,19 +15,18 @@ def plan(config: Config) -> Iterable[str]:
     from hpcdiff.maps import MapFile
     from hpcdiff.model import build_denoiser
 
-    yield "train:"
     path = config.map_paths()[0]
     if path.exists():
         maps = MapFile(path)
-        yield f"  {path}: {len(maps.rows('train'))} training and {len(maps.rows('val'))} validation views of {maps.npix} x {maps.npix}"
+        yield f"{path}: {len(maps.rows('train'))} training and {len(maps.rows('val'))} validation views of {maps.npix} x {maps.npix}"
     else:
-        yield f"  {path} is not there yet: run project first"
+        yield f"{path} is not there yet: run project first"
     denoiser = build_denoiser(config.resolved())
     parameters = sum(p.numel() for p in denoiser.parameters())
-    yield f"  {config.network.name}: {parameters} parameters; a checkpoint has {16 * parameters / 1e6:.1f} MB, {config.train.keep} are kept"
+    yield f"{config.network.name}: {parameters} parameters; a checkpoint has {16 * parameters / 1e6:.1f} MB, {config.train.keep} are kept"
     t = config.train
-    yield f"  {t.images} images in {-(-t.images // t.batch_size)} steps of {t.batch_size}, engine {t.engine}, {t.precision}"
-    yield f"  writes {config.dir}/checkpoints, tensorboard, stats.jsonl and {config.model_path()}"
+    yield f"{t.images} images in {-(-t.images // t.batch_size)} steps of {t.batch_size}, engine {t.engine}, {t.precision}"
+    yield f"writes {config.dir}/checkpoints, tensorboard, stats.jsonl and {config.model_path()}"
 
 
 def outputs(config: Config) -> Iterable[Path]:

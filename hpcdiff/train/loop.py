@@ -84,7 +84,7 @@ def train(config: Config, world: World) -> str:
         "parameters": parameters,
         "training_views": len(part),
         "inputs": {"maps": maps.fingerprint},
-        "engine": json.loads(maps.attributes.get("provenance", "{}")).get("simulation"),
+        "engine": json.loads(maps.attributes.get("provenance", "{}")).get("simulation_engine"),
         "provenance": json.loads(provenance(world)),
     }
 
