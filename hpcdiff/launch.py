@@ -68,9 +68,9 @@ class World:
         """Wait for every rank. Collective."""
         self.allgather(None)
 
-    def abort(self) -> None:
-        """End every rank at once, after a fault of ours."""
-        os._exit(FAULT)
+    def abort(self, status: int) -> None:
+        """End every rank at once, after a fault on this one."""
+        os._exit(status)
 
     def close(self) -> None:
         """Leave in good order."""
@@ -127,8 +127,8 @@ class MPIWorld(World):
     def barrier(self) -> None:
         self.comm.Barrier()
 
-    def abort(self) -> None:
-        self.comm.Abort(FAULT)
+    def abort(self, status: int) -> None:
+        self.comm.Abort(status)
 
 
 class TorchWorld(World):
@@ -318,13 +318,18 @@ def run_stage(
             print(f"hpcdiff {stage}: stopped: {error}", file=sys.stderr, flush=True)
         return _ended(stage, config, world, STOPPED, str(error))
     except BaseException as error:
-        traceback.print_exc()
+        said = disk_error(error) if isinstance(error, OSError) else None
+        status, reason = (FAULT, f"{type(error).__name__}: {error}") if said is None else (USER, said)
+        if said is None:
+            traceback.print_exc()
+        else:  # on this rank alone: the others may be waiting for it, so they are ended
+            print(f"hpcdiff {stage}: error: {said}", file=sys.stderr)
         sys.stderr.flush()
         if not dry:
-            _write_status(stage, config, FAULT, f"{type(error).__name__}: {error}")
+            _write_status(stage, config, status, reason)
         if world is not None and world.size > 1:
-            world.abort()
-        return FAULT
+            world.abort(status)
+        return status
     finally:
         if lock is not None:
             lock.release()
