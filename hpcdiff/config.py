@@ -398,7 +398,15 @@ def _merge(cls, tree: dict, path: list[str], value: object) -> None:
         _merge(hint, tree[name], key, v)
 
 
-def _expand(text: str, dotted: str, where: str) -> str:
+def _expand(text: object, dotted: str, where: str):
+    """`${VAR}` in a text, or in the texts of a list or mapping, as the environment's value."""
+    if isinstance(text, list):
+        return [_expand(t, dotted, where) for t in text]
+    if isinstance(text, dict):
+        return {k: _expand(t, dotted, where) for k, t in text.items()}
+    if not isinstance(text, str):
+        return text
+
     def value(match: re.Match) -> str:
         if match[1] not in os.environ:
             raise UserError(f"{dotted} uses ${{{match[1]}}}, which is not set", where, f"export {match[1]}=...")
@@ -409,8 +417,7 @@ def _expand(text: str, dotted: str, where: str) -> str:
 
 def _convert(value: object, hint, dotted: str, where: str):
     """The YAML value as the field's type; numbers in quotes or as 1e14 (text to YAML) are numbers."""
-    if isinstance(value, str):
-        value = _expand(value, dotted, where)
+    value = _expand(value, dotted, where)
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     for option in options:
         converted = _as(value, option)

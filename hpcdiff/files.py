@@ -104,9 +104,8 @@ class Lock:
         return ""
 
     def release(self) -> None:
-        """Let go, and leave no lock file behind."""
+        """Let go. The empty file stays: to remove it could take the lock from a third process."""
         if self.file is not None:
-            with contextlib.suppress(OSError):
-                self.path.unlink()
+            self.file.truncate(0)
             self.file.close()
             self.file = None

@@ -12,6 +12,7 @@ import errno
 import json
 import os
 import platform
+import re
 import signal
 import subprocess
 import sys
@@ -31,6 +32,10 @@ class UserError(Exception):
         super().__init__(" ".join(", ".join(str(part) for part in (what, where, how) if str(part)).split()))
 
 
+class Busy(UserError):
+    """Another process works on the same outputs."""
+
+
 class Stopped(Exception):
     """A signal asked us to stop, and everything worth keeping has been saved."""
 
@@ -41,6 +46,10 @@ def nearest(word: object, words: Iterable[str]) -> str:
     near = [w for w in words if "." in w and w.split(".")[-1] == str(word).split(".")[-1]]  # the right name in the wrong section
     near = near or difflib.get_close_matches(str(word), words, 1, 0.5)
     return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+TIMEOUT = datetime.timedelta(hours=2)
+"""How long a rank waits for the others in torch.distributed: a batch of a slow sampler may keep one rank busy for long."""
 
 
 class World:
@@ -82,19 +91,22 @@ class World:
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
-        """Work that may fail on one rank: if the input is at fault on any, every rank raises that same UserError. Collective at the end."""
-        error = None
+        """Work that may fail on one rank: a UserError or Stopped on any is raised on every rank. Collective at the end."""
+        error = stopped = None
         try:
             yield
         except UserError as raised:
             error = str(raised)
-        except OSError as raised:
+        except Stopped as raised:
+            stopped = str(raised)
+        except (OSError, RuntimeError) as raised:
             error = disk_error(raised)
             if error is None:
                 raise
-        first = next((e for e in self.allgather(error) if e is not None), None)
-        if first is not None:
-            raise UserError(first)
+        ends = self.allgather([error, stopped])
+        for k, kind in enumerate((UserError, Stopped)):
+            if first := next((end[k] for end in ends if end[k] is not None), None):
+                raise kind(first)
 
     def stop_agreed(self) -> bool:
         """Has any rank been told to stop? The same answer on every rank. Collective."""
@@ -151,7 +163,7 @@ class TorchWorld(World):
             import torch.distributed
 
             backend = "cpu:gloo,cuda:nccl" if self.device.type == "cuda" else "gloo"
-            torch.distributed.init_process_group(backend, timeout=datetime.timedelta(minutes=30))
+            torch.distributed.init_process_group(backend, timeout=TIMEOUT)
 
     def allgather(self, value: object) -> list:
         if self.size == 1:
@@ -177,7 +189,8 @@ class TorchWorld(World):
 def _environment_of_srun() -> None:
     tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
     if tasks > 1 and "SLURM_PROCID" in os.environ:
-        host = os.environ.get("SLURM_LAUNCH_NODE_IPADDR", "127.0.0.1")
+        first = re.match(r"([^,\[]+)(?:\[([^],-]+))?", os.environ.get("SLURM_STEP_NODELIST", "127.0.0.1"))
+        host = first[1] + (first[2] or "")  # node[07-09,12] begins with node07
         port = 20000 + int(os.environ.get("SLURM_JOB_ID", "0")) % 20000
         for name, value in {
             "WORLD_SIZE": tasks,
@@ -194,9 +207,10 @@ def under_mpi() -> bool:
     return any(name in os.environ for name in ("OMPI_COMM_WORLD_SIZE", "PMI_RANK", "PMIX_RANK"))
 
 
-def launched_rank() -> int:
+def launched_rank(stage: str) -> int:
     """This process's rank as its launcher says it, before anything is set up."""
-    for name in ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "RANK", "SLURM_PROCID"):
+    names = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK") if stage in MPI_STAGES else ("RANK",)
+    for name in (*names, "SLURM_PROCID"):
         if os.environ.get(name, "").isdigit():
             return int(os.environ[name])
     return 0
@@ -213,15 +227,28 @@ def join_world(stage: str) -> World:
     else:
         world = TorchWorld()
     tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
-    torchrun = "TORCHELASTIC_RUN_ID" in os.environ
-    if world.size == 1 and tasks > 1 and not torchrun:
-        how = "use srun --mpi=pmix (see `srun --mpi=list`)" if stage in MPI_STAGES else "one task a GPU, or torchrun"
-        raise UserError(f"a wrong launch: {tasks} tasks of this srun step each run alone", "the srun line", how)
+    if world.size < tasks:
+        how = "use srun --mpi=pmix (see `srun --mpi=list`)" if stage in MPI_STAGES else "see jobs/train.sbatch"
+        raise UserError(f"a wrong launch: {tasks} tasks of this srun step, but worlds of {world.size}", "the srun line", how)
     return world
 
 
-def disk_error(error: OSError) -> str | None:
-    """An OSError that the user can mend, as one line; None for any other."""
+def threads_per_rank(world: World) -> int:
+    """Cores for this rank: those it may run on, divided among the ranks that may run on the same; at least 1. Collective."""
+    cores = os.sched_getaffinity(0)
+    place = [platform.node(), sorted(cores)]
+    share = max(1, len(cores) // world.allgather(place).count(place))
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return max(1, min(share, int(asked))) if asked.isdigit() else share
+
+
+def ranks_per_node(world: World) -> int:
+    """Ranks on this rank's node. Collective."""
+    return world.allgather(platform.node()).count(platform.node())
+
+
+def disk_error(error: BaseException) -> str | None:
+    """An error of the file system that the user can mend, as one line; None for any other."""
     said = {
         errno.ENOSPC: ("the disk is full", "free some space and run the same command again"),
         errno.EDQUOT: ("the disk quota is used up", "free some space and run the same command again"),
@@ -232,10 +259,10 @@ def disk_error(error: OSError) -> str | None:
         errno.EISDIR: ("a folder stands where a file is wanted", "choose another path"),
         errno.EEXIST: ("a file stands where a folder is wanted", "choose another run.dir"),
         errno.EFBIG: ("the file is larger than is allowed here", "raise `ulimit -f` or choose another run.dir"),
-    }.get(error.errno)
-    if said is None and "No space left" in str(error):
-        said = ("the disk is full", "free some space and run the same command again")
-    return None if said is None else str(UserError(said[0], error.filename or "run.dir", said[1]))
+    }.get(getattr(error, "errno", None))
+    if said is None and isinstance(error, (OSError, RuntimeError)) and re.search("No space left|file write failed", str(error)):
+        said = ("the disk is full or the file cannot be written", "free some space and run the same command again")
+    return None if said is None else str(UserError(said[0], getattr(error, "filename", None) or "run.dir", said[1]))
 
 
 def provenance(world: World, **more: object) -> str:
@@ -292,14 +319,14 @@ def run_stage(
     """
     argv = sys.argv[1:] if argv is None else argv
     if "-h" in argv or "--help" in argv:
-        if launched_rank() == 0:
+        if launched_rank(stage) == 0:
             print(_usage(stage))
         return DONE
     world, config, dry, lock = None, None, False, None
     try:
         config, dry, overwrite = _parse(stage, argv)
         if dry:
-            if launched_rank() == 0:
+            if launched_rank(stage) == 0:
                 print(config.to_yaml(), end="")
                 print("\n".join([f"# {stage}:", *(f"#   {line}" for line in plan(config))]), flush=True)
             return DONE
@@ -310,22 +337,24 @@ def run_stage(
         world.print(f"hpcdiff {stage}: {reason}")
         return _ended(stage, config, world, DONE, reason)
     except UserError as error:
-        if world.main if world else launched_rank() == 0:
+        if world.main if world else launched_rank(stage) == 0:
             print(f"hpcdiff {stage}: error: {error}", file=sys.stderr, flush=True)
+        if isinstance(error, Busy):  # the status file is the other's
+            return USER
         return USER if dry else _ended(stage, config, world, USER, str(error))
     except Stopped as error:
         if world.main:
             print(f"hpcdiff {stage}: stopped: {error}", file=sys.stderr, flush=True)
         return _ended(stage, config, world, STOPPED, str(error))
     except BaseException as error:
-        said = disk_error(error) if isinstance(error, OSError) else None
+        said = disk_error(error)
         status, reason = (FAULT, f"{type(error).__name__}: {error}") if said is None else (USER, said)
         if said is None:
             traceback.print_exc()
         else:  # on this rank alone: the others may be waiting for it, so they are ended
             print(f"hpcdiff {stage}: error: {said}", file=sys.stderr)
         sys.stderr.flush()
-        if not dry:
+        if not dry and not (config is not None and (config.dir / f"{stage}.status.json").exists()):  # the first fault counts
             _write_status(stage, config, status, reason)
         if world is not None and world.size > 1:
             world.abort(status)
@@ -363,8 +392,11 @@ def _prepare(stage: str, config, world: World, outputs: Callable, overwrite: boo
             config.dir.mkdir(parents=True, exist_ok=True)
             lock = files.Lock(config.dir / f".{stage}.lock")
             if not lock.acquire():
-                raise UserError(f"another {stage} is at work ({lock.holder()})", config.dir, "wait for it or end it")
-            if overwrite:
+                raise Busy(f"another {stage} is at work ({lock.holder()})", config.dir, "wait for it or end it")
+            files.remove(config.dir / f"{stage}.status.json")
+            if overwrite and os.environ.get("SLURM_RESTART_COUNT", "0") != "0":
+                print(f"hpcdiff {stage}: this job was requeued, so --overwrite is not done again", flush=True)
+            elif overwrite:
                 for path in outputs(config):
                     files.remove(path)
     return lock
@@ -381,7 +413,7 @@ def _catch_signals(world: World) -> None:
 
 
 def _ended(stage: str, config, world: World | None, status: int, reason: str) -> int:
-    if world.main if world is not None else launched_rank() == 0:
+    if world.main if world is not None else launched_rank(stage) == 0:
         _write_status(stage, config, status, reason)
     if world is not None:
         world.barrier()

@@ -16,9 +16,10 @@ os.environ.setdefault("HDF5_USE_FILE_LOCKING", "BEST_EFFORT")  # scratch file sy
 
 import h5py
 import numpy as np
+import yaml
 
 from hpcdiff import files
-from hpcdiff.config import Split
+from hpcdiff.config import Split, refuse_difference
 from hpcdiff.launch import UserError, World, nearest
 
 FORMAT, VERSION = "hpcdiff-maps", 1
@@ -205,7 +206,7 @@ class MapWriter:
     Args:
         path: final name; the work goes on in `<path>.partial`.
         world: the ranks; more than one needs an h5py with parallel HDF5.
-        catalog: the columns of `CATALOG`, each (N, ...).
+        catalog: the columns of `CATALOG`, each (N, ...); further numeric columns are carried along.
         fields: {field: its attributes}.
         npix: pixels a side.
         attributes: root attributes; `config` and `inputs` must agree with those of a file that is taken up.
@@ -232,13 +233,16 @@ class MapWriter:
     def _allocate(self, catalog: dict, fields: dict[str, dict], attributes: dict) -> None:
         if self.partial.exists():
             with open_hdf5(self.partial, "unfinished map file") as f:
-                same = all(f.attrs.get(k) == attributes.get(k) for k in ("config", "inputs"))
+                old, new = ({k: yaml.safe_load(a.get(k, "{}")) for k in ("config", "inputs")} for a in (f.attrs, attributes))
+                same = old == new
                 same = same and all(np.array_equal(f["catalog"][k][:], catalog[k]) for k in CATALOG)
                 begun = f["catalog/checksum"][:].any()
             if same:
                 return
             if begun:  # one without a single view is no loss
-                raise UserError("an unfinished map file was made with another config or input", self.partial, "project --overwrite")
+                refuse_difference(old["config"], new["config"], self.partial, "project")
+                refuse_difference({"inputs": old["inputs"]}, {"inputs": new["inputs"]}, self.partial, "project")
+                raise UserError("an unfinished map file has another catalogue", self.partial, "project --overwrite")
         size = self.n * self.npix**2 * 4 * len(fields)
         free = files.free_bytes(self.partial)
         if size * 1.001 + 2**20 > free:
@@ -247,6 +251,8 @@ class MapWriter:
         with h5py.File(temporary, "w", alignment_threshold=2**16, alignment_interval=2**20) as f:
             f.attrs.update({"format": FORMAT, "version": VERSION, "npix": self.npix, **attributes})
             columns = {**{k: (t, s, catalog[k]) for k, (t, s) in CATALOG.items()}, "checksum": ("<u4", (), np.zeros(self.n))}
+            for name in sorted(set(catalog) - set(columns)):  # the halo catalogue's further columns
+                columns[name] = ("<i8" if catalog[name].dtype.kind in "iub" else "<f8", catalog[name].shape[1:], catalog[name])
             for name, (kind, shape, value) in columns.items():
                 _contiguous(f, f"catalog/{name}", (self.n, *shape), kind)[...] = value
             for name in self.fields:

@@ -60,7 +60,10 @@ def build_denoiser(config: dict, statistics: dict[str, torch.Tensor] | None = No
     if statistics is None:
         statistics = {"sigma_data": torch.ones(len(task["outputs"]))}
     measured = {k: v for k, v in statistics.items() if k != "std"}
-    return EDMDenoiser(net, **measured, shift=noise["noise_shift"], width=noise["noise_width"])
+    try:
+        return EDMDenoiser(net, **measured, shift=noise["noise_shift"], width=noise["noise_width"])
+    except ValueError as error:
+        raise UserError(f"the training maps do not vary enough ({error})", "map file", "give more training views") from None
 
 
 class Model:
@@ -144,6 +147,8 @@ class Model:
         layout = memory_layout(self.device, self.precision)
         self.denoiser.to(memory_format=layout)
         condition, keys = condition.to(self.device, memory_format=layout), keys.to(self.device)
+        if init not in ("prior", "matched"):
+            raise ValueError(f"unknown init {init!r}: prior or matched")
         shape = (len(keys), len(self.outputs), self.npix, self.npix)
         sde, start = self.sde, None
         if init == "matched":
@@ -210,10 +215,14 @@ START_COUNTER = 2**31 - 1
 """Counter of the starting noise of `init: matched`, beyond every sampler's steps."""
 
 
+SAMPLING_STREAM = 4
+"""Separates sampling noise from every other use of the seed."""
+
+
 def sample_keys(seed: int, views: np.ndarray, samples: int) -> torch.Tensor:
     """One key for each (seed, view, sample number): int64 (len(views), samples)."""
     views = torch.as_tensor(np.asarray(views, np.int64))
-    return diffusion.derive_key(seed, views[:, None], torch.arange(samples)[None, :])
+    return diffusion.derive_key(seed, SAMPLING_STREAM, views[:, None], torch.arange(samples)[None, :])
 
 
 def save_model(path: str | Path, model: Model, card: str) -> None:
@@ -223,6 +232,8 @@ def save_model(path: str | Path, model: Model, card: str) -> None:
         path: the final folder; one that stands there is replaced.
         model: its denoiser holds the averaged (EMA) weights.
         card: the model card, Markdown.
+    Raises:
+        UserError: the disk is full.
     """
     path = Path(path)
     partial = path.with_name(path.name + ".partial")
@@ -230,7 +241,10 @@ def save_model(path: str | Path, model: Model, card: str) -> None:
     partial.mkdir(parents=True)
     weights = {f"denoiser.{k}": v.detach().cpu().contiguous() for k, v in model.denoiser.state_dict().items()}
     weights |= {f"statistics.{k}": v.contiguous() for k, v in model.statistics.items()}
-    safetensors.torch.save_file(weights, partial / "model.safetensors", {"format": "pt"})
+    try:
+        safetensors.torch.save_file(weights, partial / "model.safetensors", {"format": "pt"})
+    except safetensors.SafetensorError as error:
+        raise UserError(f"cannot write the model ({error})", partial, "free some space and run the same command again") from None
     files.sync(partial / "model.safetensors")
     header = {"format": FORMAT, "version": VERSION, "weights_sha256": files.sha256_file(partial / "model.safetensors")}
     transforms = {k: t.to_dict() for k, t in model.transforms.items()}

@@ -1,8 +1,11 @@
 """From a field's units to the network's [0, 1] and back, with bounds taken from the training split.
 
     linear: u = (x - low) / (high - low)
-    asinh:  u = (asinh(x / scale) - low) / (high - low), scale = 90th percentile of the positive training pixels
+    asinh:  u = (asinh(x / scale) - low) / (high - low), scale = 99th percentile of the positive training pixels
     log10:  u = (log10(max(x, floor)) - low) / (high - low), floor = smallest positive training pixel
+
+The scale of asinh sits where the core of a cluster begins: fainter pixels stay linear and the bright core, where most of the
+squared error lives, is compressed only mildly. (At the median, asinh is a logarithm, and a short training then loses the core.)
 
 Global bounds, not one pair a map, since the relative brightness of clusters carries their mass (Hsu et al. 2025, section 3.1).
 """
@@ -61,10 +64,11 @@ def fit(name: str, field: str, blocks: Iterable[np.ndarray]) -> Transform:
     Raises:
         UserError: the field is constant, or `log10` meets no positive pixel.
     """
-    low, high, positive = np.inf, -np.inf, []
+    low, high, floor, positive = np.inf, -np.inf, np.inf, []
     for block in blocks:
         low, high = min(low, float(block.min())), max(high, float(block.max()))
         if name != "linear":
+            floor = min(floor, float(np.min(block, where=block > 0, initial=np.inf)))
             positive.append(block[block > 0][:: max(1, block.size // 100_000)])
     if not high > low:
         raise UserError(f"the field {field!r} is constant ({low}) over the training split", "map file", "leave it out of the task")
@@ -74,7 +78,8 @@ def fit(name: str, field: str, blocks: Iterable[np.ndarray]) -> Transform:
     if not len(positive):
         raise UserError(f"the field {field!r} has no positive value, which {name} needs", "task.transform", "take linear")
     if name == "asinh":
-        scale = float(np.percentile(positive, 90))
+        scale = float(np.percentile(positive, 99))
         return Transform(name, float(np.arcsinh(low / scale)), float(np.arcsinh(high / scale)), scale)
-    floor = float(positive.min())
+    if not high > floor:
+        raise UserError(f"all positive values of the field {field!r} are equal, which log10 cannot scale", "task.transform", "take linear")
     return Transform(name, float(np.log10(floor)), float(np.log10(high)), floor)

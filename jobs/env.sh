@@ -30,7 +30,6 @@ hpcdiff_find_hdf5() { # prints the prefix of a parallel HDF5
   if [ -n "${HDF5_DIR:-}" ]; then echo "$HDF5_DIR"; return; fi
   for wrapper in h5pcc h5pcc.openmpi h5pcc.mpich; do
     command -v "$wrapper" >/dev/null || continue
-    prefix=$(pkg-config --variable=prefix "hdf5-${wrapper#h5pcc.}" 2>/dev/null)
     for prefix in "/usr/lib/$(gcc -print-multiarch 2>/dev/null)/hdf5/${wrapper#h5pcc.}" "${CONDA_PREFIX:-}" "$(dirname "$(dirname "$(command -v "$wrapper")")")"; do
       if ls "$prefix"/lib*/libhdf5.* "$prefix"/lib*/*/libhdf5.* >/dev/null 2>&1 && ls "$prefix"/include/hdf5.h >/dev/null 2>&1; then echo "$prefix"; return; fi
     done

@@ -3,7 +3,8 @@
 #   bash jobs/quickstart.sh [section.key=value ...]       run again after an interruption, it goes on
 cd "$(dirname "$0")/.." || exit 1
 . jobs/env.sh || exit $?
-config=configs/quickstart.yaml run=runs/quickstart
+config=configs/quickstart.yaml
+run=$(python -m hpcdiff.config get run.dir $config "$@") || exit 2
 start=$SECONDS
 for stage in simulate project train sample evaluate; do
   python -m hpcdiff.$stage $config "$@" || exit $?
@@ -16,5 +17,5 @@ for stage in sample evaluate; do
 done
 python -m hpcdiff.evaluate.summary $run $run/shuffled
 echo "== $((SECONDS - start)) s beside the set-up"
-echo "report:      $PWD/$run/report.html  (the control: $PWD/$run/shuffled/report.html)"
+echo "report:      $(realpath "$run/report.html")  (the control: $(realpath "$run/shuffled/report.html"))"
 echo "tensorboard: . .venv/bin/activate && tensorboard --logdir $run/tensorboard"

@@ -42,9 +42,8 @@ def work(config, world: World) -> str:
         maps, samples = open_inputs(config)
         old = _finished(target, config)
     made_from = {"maps": maps.fingerprint, "samples": samples.fingerprint(world)}
-    if old is not None and old.get("inputs") != made_from:
-        raise UserError("samples or maps have changed since it was made", target, "evaluate --overwrite")
     if old is not None:
+        refuse_difference({"inputs": old.get("inputs")}, {"inputs": made_from}, target, "evaluate")
         return f"{target} is done already (--overwrite makes it anew)"
     if "maps" not in samples.inputs:
         world.print(f"{samples.path} does not say what it was made from: not checked")

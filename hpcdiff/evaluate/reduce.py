@@ -46,7 +46,8 @@ class Bin:
             return None
         with np.errstate(invalid="ignore", divide="ignore"):
             drawn = np.einsum("dh,h->d", self.weights, top) / np.einsum("dh,h->d", self.weights, bottom)
-        return float(drawn[np.isfinite(drawn)].std(ddof=1))
+        drawn = drawn[np.isfinite(drawn)]
+        return float(drawn.std(ddof=1)) if len(drawn) > 1 else None
 
     def summary(self, values: np.ndarray) -> dict | None:
         """Over views; views whose value is NaN are left out, and null is all that is left of none."""

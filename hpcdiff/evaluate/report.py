@@ -179,11 +179,9 @@ def _run(config, maps: MapFile, samples: Samples, metrics: dict, engine: str) ->
     }
     model = config.model_path() / "config.json"
     try:
-        described = json.loads(model.read_text())
-        for section in ("network", "diffusion", "train"):
-            if isinstance(described, dict) and section in described:
-                out[section] = json.dumps(described[section], sort_keys=True)
-    except (OSError, ValueError):
+        described = json.loads(model.read_text())["config"]
+        out |= {section: json.dumps(described[section], sort_keys=True) for section in ("network", "diffusion", "train")}
+    except (OSError, ValueError, KeyError, TypeError):
         out["network"] = f"{model} cannot be read"
     out["provenance of the samples"] = samples.attributes.get("provenance") or "not recorded"
     out["evaluation"] = json.dumps(metrics["config"], sort_keys=True)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +11,7 @@ import yaml
 from hpcdiff import maps
 from hpcdiff.config import Config, refuse_difference, to_yaml
 from hpcdiff.cosmology import Background
-from hpcdiff.launch import Stopped, UserError, World, provenance
+from hpcdiff.launch import Stopped, UserError, World, provenance, threads_per_rank
 from hpcdiff.project import fields
 from hpcdiff.project.exchange import Reach, Share, exchange, read_share
 from hpcdiff.project.image import deposit
@@ -139,7 +137,7 @@ def _prepare(config: Config, world: World, final: Path) -> str | tuple:
     if final.exists():
         refuse_difference(old, sections, final, "project")
         if stored.get("inputs") != inputs:
-            raise UserError("the maps were made from another snapshot or halo catalogue", final, "project --overwrite, or another run.dir")
+            refuse_difference({"inputs": json.loads(stored["inputs"])}, {"inputs": json.loads(inputs)}, final, "project")
         return f"{final} is finished already, {len(catalog['halo_id'])} views; nothing to do"
     attributes = {**vars(snapshot.background), "redshift": snapshot.redshift, "box_mpc": snapshot.box}
     width, depth = (_shared(catalog[f"{key}_mpc"]) for key in ("width", "depth"))
@@ -261,12 +259,3 @@ def _maps_of_halo(
                     divisor = fields.scale(field, snapshot.background, snapshot.redshift, depth)
                     out[field][k] += image[names.index(weight_of.get(field, "mass"))] / np.float32(divisor)
     return out
-
-
-def threads_per_rank(world: World) -> int:
-    """Cores for this rank: those it may run on, divided among the ranks that may run on the same; at least 1."""
-    cores = os.sched_getaffinity(0)
-    place = [platform.node(), sorted(cores)]
-    share = max(1, len(cores) // world.allgather(place).count(place))
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    return max(1, min(share, int(asked))) if asked.isdigit() else share

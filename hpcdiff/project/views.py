@@ -8,7 +8,7 @@ import numpy as np
 
 from hpcdiff.config import Project, Views
 from hpcdiff.launch import UserError
-from hpcdiff.maps import deal, splitmix64
+from hpcdiff.maps import CATALOG, deal, splitmix64
 from hpcdiff.snapshot import Halos
 
 GOLDEN = np.pi * (3 - np.sqrt(5))
@@ -132,4 +132,5 @@ def catalogue(halos: Halos, project: Project, redshift: float, box: float | None
         "redshift": np.full(len(row), redshift),
         "position": halos.position[row],
         "group": halos.group[row],
+        **{name: column[row] for name, column in halos.extra.items() if column.dtype.kind in "iubf" and name not in (*CATALOG, "checksum")},
     }

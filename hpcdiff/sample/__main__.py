@@ -15,6 +15,9 @@ def plan(config: Config) -> Iterable[str]:
     from hpcdiff import diffusion
     from hpcdiff.maps import MapFile
     from hpcdiff.model import AUTO_SAMPLER
+    from hpcdiff.sample.run import refuse_unbuilt
+
+    refuse_unbuilt(config)
 
     s = config.sample
     sampler = AUTO_SAMPLER if s.sampler == "auto" else s.sampler

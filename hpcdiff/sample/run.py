@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import yaml
 
 from hpcdiff import diffusion
 from hpcdiff.config import Config, refuse_difference, to_yaml
@@ -28,18 +27,18 @@ def sample(config: Config, world: World) -> str:
     """
     path = config.dir / "samples.h5"
     with world.together():
-        if len(config.map_paths()) > 1:
-            raise UserError("sampling from several map files is not built yet", "run.maps", "name one")
+        refuse_unbuilt(config)
         maps = MapFile(config.map_paths()[0])
         weights = read_model_config(config.model_path())["weights_sha256"]
         header = {"config": config.resolved("run", "sample"), "inputs": {"maps": maps.fingerprint, "model": weights}}
         done = path.exists()
         if done:
             old = stored_header(path)
-            refuse_difference(yaml.safe_load(old["config"]), header["config"], path, "sample", EXEMPT)
-            refuse_difference({"inputs": old["inputs"]}, {"inputs": header["inputs"]}, path, "sample")
+            if old is not None:
+                refuse_difference(old["config"], header["config"], path, "sample", EXEMPT)
+                refuse_difference({"inputs": old["inputs"]}, {"inputs": header["inputs"]}, path, "sample")
     if done:
-        return f"{path} is already finished"
+        return f"{path} is already finished" + ("" if old else " (another program made it, so it is not compared)")
     with world.together():
         model = load_model(config.model_path())
         views, inputs_from = _views(config, maps, model)
@@ -67,7 +66,7 @@ def sample(config: Config, world: World) -> str:
         chosen = mine[k * group : (k + 1) * group]
         with world.together():
             if len(chosen):
-                maps_of = draw_views(model, maps, chosen, inputs_from, config, lambda _step: _leave_if_alone(world))
+                maps_of = draw_views(model, maps, chosen, inputs_from, config, lambda _step: _leave(world))
                 shards.write(chosen, maps_of)
         bar.update(sum(len(left[r :: world.size][k * group : (k + 1) * group]) for r in range(world.size)) * settings.samples * nfe)
         if world.stop_agreed() and k + 1 < rounds:
@@ -92,8 +91,14 @@ def sample(config: Config, world: World) -> str:
     return f"{len(views)} views x {settings.samples} samples in {path}"
 
 
-def _leave_if_alone(world: World) -> None:
-    if world.size == 1 and world.stop:  # with more ranks the others would wait; they agree after the batch
+def refuse_unbuilt(config: Config) -> None:
+    """Raise a UserError for what the config can say and sampling cannot do yet."""
+    if len(config.map_paths()) > 1:
+        raise UserError("sampling from several map files is not built yet", "run.maps", "name one")
+
+
+def _leave(world: World) -> None:
+    if world.stop:  # the others learn of it at the end of `together`
         raise Stopped("the finished views are kept; the same command goes on from there")
 
 
@@ -102,6 +107,11 @@ def _views(config: Config, maps: MapFile, model: Model) -> tuple[np.ndarray, dic
     maps.require(model.inputs, "the model")
     if maps.npix != model.npix:
         raise UserError(f"the model was trained on {model.npix} pixels and the maps have {maps.npix}", maps.path, "project or train again")
+    ours, theirs = model.info.get("pixel_mpc"), maps.attributes.get("pixel_mpc")
+    if ours and theirs and abs(ours / theirs - 1) > 1e-6:
+        raise UserError(
+            f"the model was trained on pixels of {ours:.6g} Mpc and the maps have {theirs:.6g}", maps.path, "project or train again"
+        )
     for field in model.inputs:
         if maps.units[field] != model.info["units"][field]:
             raise UserError(

@@ -15,6 +15,7 @@ from hpcdiff.maps import open_hdf5  # first: it sets HDF5's locking before h5py 
 import h5py
 import safetensors
 import safetensors.numpy
+import yaml
 
 from hpcdiff import files
 from hpcdiff.config import refuse_difference
@@ -123,8 +124,8 @@ def _crc(tensors: dict[str, np.ndarray]) -> int:
     return crc
 
 
-def stored_header(path: Path) -> dict:
-    """Config (text) and inputs of a finished samples.h5.
+def stored_header(path: Path) -> dict | None:
+    """Config and inputs of a finished samples.h5; None if another program made it and does not say.
 
     Raises:
         UserError: it is not a whole samples file.
@@ -132,4 +133,6 @@ def stored_header(path: Path) -> dict:
     with open_hdf5(path, "samples file") as f:
         if f.attrs.get("format") != FORMAT:
             raise UserError("not a samples file", path, "sample --overwrite")
-        return {"config": str(f.attrs["config"]), "inputs": json.loads(f.attrs.get("inputs", "{}"))}
+        if not {"config", "inputs"} <= set(f.attrs):
+            return None
+        return {"config": yaml.safe_load(str(f.attrs["config"])), "inputs": json.loads(f.attrs["inputs"])}

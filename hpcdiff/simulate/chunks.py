@@ -89,14 +89,14 @@ def _positions(folder: Folder, block: int, kind: str) -> np.ndarray:
         return f[kind]
 
 
-def write_chunk(plan: Plan, folder: Folder, block: int, provenance: str) -> None:
+def write_chunk(plan: Plan, folder: Folder, block: int, provenance: str, threads: int) -> None:
     """Smoothing lengths, densities and energies of a block's particles, into its chunk of the snapshot."""
     with np.load(folder.draw(block)) as f:
         drawn = Drawn(*(f[name] for name in ("dm", "gas", "pressure", "temperature")))
     around = Surroundings(plan, folder, block)
     margin = plan.first_margin()
-    h_dm, _ = smoothing(drawn.dm, lambda m: around(m, "dm"), margin, False)
-    h_gas, number = smoothing(drawn.gas, lambda m: around(m, "gas"), margin, True)
+    h_dm, _ = smoothing(drawn.dm, lambda m: around(m, "dm"), margin, False, threads)
+    h_gas, number = smoothing(drawn.gas, lambda m: around(m, "gas"), margin, True, threads)
     energy = internal_energy(plan, drawn, plan.m_gas * number)
     little_h = plan.background.h
     kpc, mass = 1e3 * little_h, 1e10 / little_h  # per Mpc; Msun per unit

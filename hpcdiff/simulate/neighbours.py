@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 
 import numpy as np
@@ -14,20 +13,13 @@ SLAB = 2**14
 """Particles whose neighbours are held at once."""
 
 
-def threads() -> int:
-    """Cores that this rank may use."""
-    cores = len(os.sched_getaffinity(0))
-    cores //= int(os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE") or os.environ.get("SLURM_NTASKS_PER_NODE", "1").split("(")[0] or 1)
-    return max(1, min(cores, int(os.environ.get("OMP_NUM_THREADS") or cores)))
-
-
 def wendland(q: np.ndarray, h: np.ndarray) -> np.ndarray:
     """Wendland C2 in three dimensions, 21/(2 pi h^3) (1-q)^4 (1+4q)."""
     return 21 / (2 * np.pi * h**3) * (1 - q) ** 4 * (1 + 4 * q)
 
 
 def smoothing(
-    own: np.ndarray, around: Callable[[float], np.ndarray], margin: float, densities: bool
+    own: np.ndarray, around: Callable[[float], np.ndarray], margin: float, densities: bool, threads: int = 1
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Distance to the 64th neighbour, and the number density there.
 
@@ -39,6 +31,7 @@ def smoothing(
         around: margin -> positions of all particles within the margin of any of `own`, and of `own` themselves.
         margin: where to start; grows until it holds every neighbour.
         densities: whether they are wanted.
+        threads: workers of the search.
     Returns:
         float64 (n,) in the positions' unit, and float64 (n,) per cubed unit, or None.
     """
@@ -49,7 +42,7 @@ def smoothing(
         for start in range(0, len(own), SLAB):
             part = order[start : start + SLAB]
             k = NEIGHBOURS + 1 if densities else [NEIGHBOURS + 1]
-            distance = tree.query(own[part], k=k, workers=threads())[0]
+            distance = tree.query(own[part], k=k, workers=threads)[0]
             h[part] = distance[:, -1]
             if densities and np.isfinite(h[part]).all():
                 density[part] = wendland(distance[:, 1:] / h[part, None], h[part, None]).sum(axis=1)

@@ -14,7 +14,7 @@ import yaml
 
 from hpcdiff import files, maps
 from hpcdiff.config import Config, refuse_difference
-from hpcdiff.launch import Stopped, UserError, World, provenance
+from hpcdiff.launch import Stopped, UserError, World, provenance, ranks_per_node, threads_per_rank
 from hpcdiff.simulate import chunks
 from hpcdiff.simulate.chunks import Folder
 from hpcdiff.simulate.plan import Plan
@@ -28,12 +28,12 @@ def simulate(config: Config, world: World) -> str:
         Stopped: a signal came; what is finished is kept.
     """
     plan, folder = Plan(config), Folder(config.dir)
-    finished = False
+    finished, here, threads = False, ranks_per_node(world), threads_per_rank(world)
     with world.together():
         if world.main:
             finished = _finished(config, plan, folder)
             if not finished:
-                _prepare(config, plan, folder, world)
+                _prepare(config, plan, folder, here)
     if world.broadcast(finished):
         return f"done already: {folder.snapshot} and {folder.halos}"
     told = world.broadcast(provenance(world, engine=config.simulate.engine))
@@ -52,7 +52,7 @@ def simulate(config: Config, world: World) -> str:
         undrawn = [b for b in blocks if not folder.draw(b).exists()] if world.main else None
         _deal(world, world.broadcast(undrawn), lambda b: chunks.write_draw(plan, folder, b), size, "draw")
         told_chunk = chunks.timeless(told)
-        _deal(world, missing, lambda b: chunks.write_chunk(plan, folder, b, told_chunk), size, "chunk")
+        _deal(world, missing, lambda b: chunks.write_chunk(plan, folder, b, told_chunk, threads), size, "chunk")
     with world.together():
         if world.main:
             _finish(plan, folder, told)
@@ -76,7 +76,7 @@ def _finished(config: Config, plan: Plan, folder: Folder) -> bool:
     return True
 
 
-def _prepare(config: Config, plan: Plan, folder: Folder, world: World) -> None:
+def _prepare(config: Config, plan: Plan, folder: Folder, here: int) -> None:
     """Make or take up the unfinished run, and see that it fits on the disk and into memory."""
     ours = folder.config.exists()
     if ours:
@@ -92,7 +92,6 @@ def _prepare(config: Config, plan: Plan, folder: Folder, world: World) -> None:
         raise UserError(
             f"the simulation needs {need / 1e9:.3g} GB more and {free / 1e9:.3g} GB are free", folder.partial, "free some space"
         )
-    here = int(os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE", world.size if world.size < 2 else 1))
     need, free = plan.memory_bytes() * here, _free_memory()
     if need > free:
         how = "take fewer ranks a node, heavier particles or a smaller cell"

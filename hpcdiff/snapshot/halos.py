@@ -61,7 +61,7 @@ def read_halos(path: str | Path, background: Background, box: float | None = Non
         columns["position"] = np.stack([columns.pop(axis) for axis in "xyz"], axis=-1)
     for name in ("halo_id", "position"):
         if name not in columns:
-            raise UserError(f"the halo catalogue has no column {name!r}{nearest(name, columns)}", path, "see the contract of halos.hdf5")
+            raise UserError(f"the halo catalogue has no column {name!r}{nearest(name, columns)}", path, "the README names the columns")
     if "mass_200m" not in columns and "radius_200m" not in columns:
         raise UserError("the halo catalogue has neither mass_200m nor radius_200m", path, "give one of them")
     n = len(columns["halo_id"])

@@ -14,7 +14,9 @@ def plan(config: Config) -> Iterable[str]:
     """Lines of `--dry-run`: training set, parameters, steps, checkpoints."""
     from hpcdiff.maps import MapFile
     from hpcdiff.model import build_denoiser
+    from hpcdiff.train.loop import refuse_unbuilt
 
+    refuse_unbuilt(config)
     path = config.map_paths()[0]
     if path.exists():
         maps = MapFile(path)
@@ -26,12 +28,18 @@ def plan(config: Config) -> Iterable[str]:
     yield f"{config.network.name}: {parameters} parameters; a checkpoint has {16 * parameters / 1e6:.1f} MB, {config.train.keep} are kept"
     t = config.train
     yield f"{t.images} images in {-(-t.images // t.batch_size)} steps of {t.batch_size}, engine {t.engine}, {t.precision}"
-    yield f"writes {config.dir}/checkpoints, tensorboard, stats.jsonl and {config.model_path()}"
+    yield f"writes {config.dir}/checkpoints, tensorboard, stats.jsonl and model"
 
 
 def outputs(config: Config) -> Iterable[Path]:
     """What `--overwrite` removes."""
-    return [config.dir / "checkpoints", config.dir / "tensorboard", config.dir / "stats.jsonl", config.model_path()]
+    return [
+        config.dir / "checkpoints",
+        config.dir / "tensorboard",
+        config.dir / "stats.jsonl",
+        config.dir / "model",
+        config.dir / "model.partial",
+    ]
 
 
 def work(config: Config, world: World) -> str:

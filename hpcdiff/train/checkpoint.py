@@ -119,5 +119,9 @@ def load_newest(folder: Path, world: World) -> tuple[dict, dict[str, torch.Tenso
     tensors = {}
     with world.together():
         for entry in manifest["files"]:
-            tensors |= safetensors.torch.load_file(folder / f"{manifest['images']:012d}" / Path(entry["name"]).name)
+            path = folder / f"{manifest['images']:012d}" / Path(entry["name"]).name
+            try:
+                tensors |= safetensors.torch.load_file(path)
+            except safetensors.SafetensorError as error:
+                raise UserError(f"the checkpoint cannot be read ({error})", path, "remove it, an older one is taken then") from None
     return manifest, tensors

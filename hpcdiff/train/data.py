@@ -105,7 +105,8 @@ def level_quantiles(numbers: np.ndarray, seed: int) -> torch.Tensor:
     start = splitmix64(np.array([seed], np.uint64))
     with np.errstate(over="ignore"):
         bits = start + numbers.astype(np.uint64) * GOLDEN
-    return torch.from_numpy(((bits >> np.uint64(40)).astype(np.float32) + 0.5) / 2.0**24)
+    # 23 bits and a half: float32 holds them exactly, so that no quantile is rounded to 1
+    return torch.from_numpy(((bits >> np.uint64(41)).astype(np.float32) + np.float32(0.5)) / np.float32(2.0**23))
 
 
 def turn(x: torch.Tensor, symmetry: torch.Tensor) -> torch.Tensor:

@@ -89,6 +89,7 @@ class DDPEngine:
                     kept[f"{moment}/{name}"] = self.optimiser.state[p][moment]
         return kept
 
+    @torch.no_grad()
     def load(self, tensors: dict[str, torch.Tensor], updates: int) -> None:
         """Take up what `tensors` gave.
 
@@ -97,11 +98,12 @@ class DDPEngine:
         """
         try:
             self._put({n: tensors[f"weights/{n}"] for n in self.named})
-            self.ema = {n: tensors[f"ema/{n}"].to(self.device).clone() for n in self.named}
+            self.ema = {n: torch.empty_like(p).copy_(tensors[f"ema/{n}"]) for n, p in self.named.items()}
             self.updates = updates
             if updates:
                 for name, p in self.named.items():
-                    state = {m: tensors[f"{m}/{name}"].to(self.device).clone() for m in ("exp_avg", "exp_avg_sq")}
+                    # in the layout of the parameter: the fused optimiser walks their memory side by side
+                    state = {m: torch.empty_like(p).copy_(tensors[f"{m}/{name}"]) for m in ("exp_avg", "exp_avg_sq")}
                     self.optimiser.state[p] = {"step": torch.tensor(float(updates), device=self.device), **state}
         except (KeyError, RuntimeError) as error:
             text = " ".join(str(error).split())[:120]

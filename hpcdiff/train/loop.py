@@ -34,7 +34,7 @@ def finished(config: Config, maps: MapFile) -> str | None:
     Raises:
         UserError: it was made with another config or from other maps.
     """
-    path = config.model_path()
+    path = config.dir / "model"
     if not path.exists():
         return None
     content = read_model_config(path)
@@ -60,6 +60,7 @@ def train(config: Config, world: World) -> str:
         Stopped: a signal came; a checkpoint has been written.
     """
     with world.together():
+        refuse_unbuilt(config)
         maps = MapFile(config.map_paths()[0])
         done = finished(config, maps)
         _check(config, maps, world)
@@ -108,7 +109,8 @@ def train(config: Config, world: World) -> str:
 
     settings, batch_size = config.train, config.train.batch_size
     local = batch_size // world.size
-    monitor = Monitor(config.dir, images) if world.main else None
+    with world.together():
+        monitor = Monitor(config.dir, images) if world.main else None
     bar = world.progress(settings.images, "maps", images)
     in_a_row, losses, data_s, since, logged = 0, [], 0.0, time.perf_counter(), images
     while images < settings.images:
@@ -150,15 +152,18 @@ def train(config: Config, world: World) -> str:
         if crossed(images, settings.validate_every, settings) and len(validation):
             paused = time.perf_counter()
             numbers_now["validation_loss"] = validate(engine, validation, config, world)
-            if monitor:
-                picture(engine, validation, config, info, transforms, monitor, images)
+            with world.together():
+                if monitor:
+                    picture(engine, validation, config, info, transforms, monitor, images)
             since += time.perf_counter() - paused  # neither this nor saving counts in maps/s
         stop = world.stop_agreed()
         if crossed(images, settings.checkpoint_every, settings) or stop:
             numbers_now["checkpoint_s"] = save()
             since += numbers_now["checkpoint_s"]
-        if monitor and numbers_now:
-            monitor.write(images, numbers_now)
+        if numbers_now:
+            with world.together():
+                if monitor:
+                    monitor.write(images, numbers_now)
         if stop and images < settings.images:
             bar.close()
             if monitor:
@@ -172,15 +177,19 @@ def train(config: Config, world: World) -> str:
         if world.main:
             info |= {"images": images, "updates": engine.updates, "skipped": skipped}
             model = Model(config.resolved(*SECTIONS), info, transforms, engine.averaged(), measured)
-            save_model(config.model_path(), model, model_card(model))
-    return f"{images} images seen; the model is in {config.model_path()}"
+            save_model(config.dir / "model", model, model_card(model))
+    return f"{images} images seen; the model is in {config.dir / 'model'}"
 
 
-def _check(config: Config, maps: MapFile, world: World) -> None:
+def refuse_unbuilt(config: Config) -> None:
+    """Raise a UserError for what the config can say and training cannot do yet."""
     if len(config.map_paths()) > 1:
         raise UserError("training on several map files is not built yet", "run.maps", "name one")
     if config.train.engine != "ddp":
         raise UserError(f"train.engine {config.train.engine!r} is not built yet", "config", "take ddp")
+
+
+def _check(config: Config, maps: MapFile, world: World) -> None:
     if config.train.batch_size % world.size:
         raise UserError(f"train.batch_size {config.train.batch_size} does not divide by {world.size} ranks", "config", "take a multiple")
     for part in ("train", "val"):

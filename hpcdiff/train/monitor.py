@@ -35,7 +35,7 @@ class Monitor:
 
         self.path = run_dir / "stats.jsonl"
         self._drop_after(images)
-        self.board = SummaryWriter(run_dir / "tensorboard", purge_step=images + 1 if images else None, flush_secs=30)
+        self.board = SummaryWriter(run_dir / "tensorboard", purge_step=images + 1 if images else 0, flush_secs=30)
 
     def _drop_after(self, images: int) -> None:
         if not self.path.exists():
