@@ -18,7 +18,7 @@ def load(path: str) -> Model:
     Returns:
         A `hpcdiff.model.Model` on the CPU; `.to("cuda")` moves it, `.sample(...)` draws posterior maps.
     Raises:
-        hpcdiff.launch.UserError: the folder is not a whole hpcdiff model.
+        hpcdiff.errors.UserError: the folder is not a whole hpcdiff model.
     """
     from hpcdiff.model import load_model
 

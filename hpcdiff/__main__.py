@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import sys
 
-from hpcdiff.launch import STAGES, nearest
+from hpcdiff.errors import nearest
+from hpcdiff.world import STAGES
 
 USAGE = f"usage: hpcdiff {{{','.join(STAGES)}}} CONFIG.yaml [section.key=value ...] [--dry-run] [--overwrite]"
 

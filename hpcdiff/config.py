@@ -1,43 +1,23 @@
-"""The run's configuration: dataclasses with one docstring line a field, strict YAML, dotted overrides.
+"""The run's configuration: every key, with one docstring line a field.
 
 `docs/config.md` is generated from this file (`python -m hpcdiff.config > docs/config.md`).
 """
 
 from __future__ import annotations
 
-import ast
 import dataclasses
-import inspect
-import os
-import re
 import sys
-import types
-import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
 
-from hpcdiff.launch import UserError, nearest
+from hpcdiff.errors import UserError, nearest
+from hpcdiff.strict import build, check_bounds, fields_of, leaves, merge, number, one_of, reference, some_of, to_yaml
 
 FIELDS = ("gas", "dm", "star", "total", "sz", "compton_y", "xray", "temperature")
 TRANSFORMS = ("linear", "asinh", "log10")
 SAMPLERS = ("euler_maruyama", "predictor_corrector", "heun", "dpmpp_2m", "dpmpp_2m_sde")
-
-
-def one_of(*choices: str, default: str | None = None):
-    """A text field that takes one of `choices`; the first is the default unless another is named."""
-    return field(default=default or choices[0], metadata={"choices": choices})
-
-
-def number(default: float | None, low: float | None = None, high: float | None = None, above: float | None = None):
-    """A number with bounds: low <= value <= high, value > above."""
-    return field(default=default, metadata={"low": low, "high": high, "above": above})
-
-
-def some_of(*choices: str, default: tuple[str, ...]):
-    """A list of distinct values among `choices`."""
-    return field(default_factory=lambda: list(default), metadata={"choices": choices})
 
 
 @dataclass
@@ -294,17 +274,12 @@ class Config:
 
     def resolved(self, *sections: str) -> dict:
         """The named sections (all, if none is named) as plain nested dictionaries."""
-        whole = {f.name: dataclasses.asdict(getattr(self, f.name)) for f in _fields(Config)}
+        whole = {f.name: dataclasses.asdict(getattr(self, f.name)) for f in fields_of(Config)}
         return {name: whole[name] for name in sections} if sections else whole
 
     def to_yaml(self, *sections: str) -> str:
         """The named sections (all, if none is named) as YAML."""
         return to_yaml(self.resolved(*sections))
-
-
-def to_yaml(sections: dict) -> str:
-    """Nested dictionaries as YAML in the order given."""
-    return yaml.safe_dump(sections, sort_keys=False, default_flow_style=None, width=120)
 
 
 def read_config(path: str | Path, overrides: list[str] = ()) -> Config:
@@ -328,152 +303,19 @@ def read_config(path: str | Path, overrides: list[str] = ()) -> Config:
         if not equals:
             raise UserError(f"{text!r} is not an override", "command line", "write section.key=value")
         try:
-            _merge(Config, tree, key.strip().split("."), yaml.safe_load(value))
+            merge(Config, tree, key.strip().split("."), yaml.safe_load(value))
         except yaml.YAMLError:
             raise UserError(f"the value of {key} is not YAML", "command line", "quote it") from None
     given: set[str] = set()
-    config = _build(Config, tree, "", given, f"{path} and the command line" if overrides else str(path))
+    config = build(Config, tree, given, f"{path} and the command line" if overrides else str(path))
     config.given = frozenset(given)
-    _check(config, str(path))
+    check_bounds(config, str(path))
+    _check_together(config, str(path))
     return config
 
 
-def difference(old: dict, new: dict, exempt: tuple[str, ...] = (), prefix: str = "") -> tuple[str, object, object] | None:
-    """The first dotted key in which two resolved configs differ, with its old and new value; None if there is none."""
-    for key in dict.fromkeys([*new, *old]):
-        dotted = f"{prefix}{key}"
-        a, b = old.get(key), new.get(key)
-        if dotted in exempt or a == b:
-            continue
-        if isinstance(a, dict) and isinstance(b, dict):
-            if found := difference(a, b, exempt, dotted + "."):
-                return found
-        else:
-            return dotted, a, b
-    return None
-
-
-def refuse_difference(old: dict, new: dict, where: str | Path, stage: str, exempt: tuple[str, ...] = ()) -> None:
-    """Raise a UserError that names the key, its old and its new value, if a rerun's config differs from the stored one."""
-    if found := difference(old, new, exempt):
-        key, a, b = found
-        raise UserError(f"{key} was {a!r} and is now {b!r}", where, f"set it back, take another run.dir, or {stage} --overwrite")
-
-
-def _fields(cls) -> list[dataclasses.Field]:
-    return [f for f in dataclasses.fields(cls) if not f.metadata.get("hidden")]
-
-
-def _hints(cls) -> dict:
-    return typing.get_type_hints(cls)
-
-
-def _build(cls, tree: dict, prefix: str, given: set[str], where: str):
-    hints, values = _hints(cls), {}
-    names = [f.name for f in _fields(cls)]
-    for key, value in tree.items():
-        dotted = f"{prefix}{key}"
-        if key not in names:
-            raise UserError(f"unknown key {dotted!r}{nearest(dotted, all_keys())}", where, "see docs/config.md")
-        if dataclasses.is_dataclass(hints[key]):
-            value = {} if value is None else value
-            if not isinstance(value, dict):
-                raise UserError(f"{dotted} is a section, not {value!r}", where, f"write {key}: {{...}}")
-            values[key] = _build(hints[key], value, dotted + ".", given, where)
-        else:
-            given.add(dotted)
-            values[key] = _convert(value, hints[key], dotted, where)
-    return cls(**values)
-
-
-def _merge(cls, tree: dict, path: list[str], value: object) -> None:
-    """Put an override into the YAML tree, so that it is checked like the rest; a section is merged, anything else replaced."""
-    name, *rest = path
-    hint = _hints(cls).get(name)
-    if not dataclasses.is_dataclass(hint) or (not rest and not isinstance(value, dict)):
-        tree[".".join(path)] = value  # a leaf, or an unknown key, which is refused later with its whole name
-        return
-    tree[name] = tree[name] if isinstance(tree.get(name), dict) else {}
-    for key, v in [(rest, value)] if rest else [([k], v) for k, v in value.items()]:
-        _merge(hint, tree[name], key, v)
-
-
-def _expand(text: object, dotted: str, where: str):
-    """`${VAR}` in a text, or in the texts of a list or mapping, as the environment's value."""
-    if isinstance(text, list):
-        return [_expand(t, dotted, where) for t in text]
-    if isinstance(text, dict):
-        return {k: _expand(t, dotted, where) for k, t in text.items()}
-    if not isinstance(text, str):
-        return text
-
-    def value(match: re.Match) -> str:
-        if match[1] not in os.environ:
-            raise UserError(f"{dotted} uses ${{{match[1]}}}, which is not set", where, f"export {match[1]}=...")
-        return os.environ[match[1]]
-
-    return re.sub(r"\$\{(\w+)\}", value, text)
-
-
-def _convert(value: object, hint, dotted: str, where: str):
-    """The YAML value as the field's type; numbers in quotes or as 1e14 (text to YAML) are numbers."""
-    value = _expand(value, dotted, where)
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    for option in options:
-        converted = _as(value, option)
-        if converted is not _NO:
-            return converted
-    wanted = " or ".join("null" if o is type(None) else getattr(o, "__name__", str(o)) for o in options)
-    raise UserError(f"{dotted} is {value!r}, not {wanted}", where, "see docs/config.md")
-
-
-_NO = object()
-
-
-def _as(value: object, hint):
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if hint is type(None):
-        return None if value is None else _NO
-    if origin is list:
-        items = [_as(v, args[0]) for v in value] if isinstance(value, list) else [_NO]
-        return _NO if any(v is _NO for v in items) else items
-    if origin is dict:
-        if not isinstance(value, dict):
-            return _NO
-        items = {str(k): _as(v, args[1]) for k, v in value.items()}
-        return _NO if any(v is _NO for v in items.values()) else items
-    if hint is bool:
-        return value if isinstance(value, bool) else _NO
-    if isinstance(value, bool) or value is None:
-        return _NO
-    if hint is str:
-        return value if isinstance(value, str) else _NO
-    try:
-        number_ = float(value) if isinstance(value, (int, float, str)) else None
-    except ValueError:
-        number_ = None
-    if number_ is None or number_ != number_ or number_ in (float("inf"), float("-inf")):
-        return _NO
-    if hint is float:
-        return number_
-    return int(number_) if hint is int and number_ == int(number_) else _NO
-
-
-def _check(config: Config, where: str) -> None:
-    for dotted, f, value in _leaves(config):
-        choices, values = f.metadata.get("choices"), value
-        if choices:
-            values = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else [value]
-            for v in values:
-                if v not in choices:
-                    raise UserError(f"{dotted} is {v!r}{nearest(v, choices)}", where, f"one of {', '.join(choices)}")
-            if isinstance(value, list) and (not value or len(set(value)) < len(value)):
-                raise UserError(f"{dotted} is {value!r}", where, "name at least one, and each once")
-        for name, holds in (("low", lambda v, b: v >= b), ("high", lambda v, b: v <= b), ("above", lambda v, b: v > b)):
-            bound = f.metadata.get(name)
-            if bound is not None and isinstance(value, (int, float)) and not holds(value, bound):
-                words = {"low": "at least", "high": "at most", "above": "above"}[name]
-                raise UserError(f"{dotted} is {value!r}", where, f"it must be {words} {bound}")
+def _check_together(config: Config, where: str) -> None:
+    """Rules that hold between keys."""
     project, split, diffusion = config.project, config.project.split, config.diffusion
     rules = [
         (
@@ -503,73 +345,33 @@ def _check(config: Config, where: str) -> None:
                 raise UserError(f"task.transform names {name!r}{nearest(name, FIELDS)}", where, "name a field")
 
 
-def _leaves(node, prefix: str = ""):
-    for f in _fields(type(node)):
-        value = getattr(node, f.name)
-        if dataclasses.is_dataclass(value):
-            yield from _leaves(value, f"{prefix}{f.name}.")
-        else:
-            yield f"{prefix}{f.name}", f, value
-
-
 def all_keys() -> list[str]:
     """Every valid dotted key."""
-    return [dotted for dotted, _, _ in _leaves(Config())]
+    return [dotted for dotted, _, _ in leaves(Config())]
 
 
-def _docstrings(cls) -> dict[str, str]:
-    """Attribute docstrings: the text that follows each field in the source."""
-    body = ast.parse(inspect.getsource(cls)).body[0].body
-    pairs = zip(body, body[1:], strict=False)
-    return {
-        a.target.id: b.value.value
-        for a, b in pairs
-        if isinstance(a, ast.AnnAssign) and isinstance(b, ast.Expr) and isinstance(b.value, ast.Constant)
-    }
-
-
-def reference() -> str:
-    """The config reference as Markdown, made from the dataclasses."""
-    lines = ["# Config reference", "", "Made by `python -m hpcdiff.config > docs/config.md`; do not edit by hand.", ""]
-
-    def section(cls, prefix: str) -> None:
-        lines.extend([f"## `{prefix.rstrip('.')}`", "", cls.__doc__, "", "| key | default | meaning |", "|---|---|---|"])
-        docs, hints, inner = _docstrings(cls), _hints(cls), []
-        for f in _fields(cls):
-            if dataclasses.is_dataclass(hints[f.name]):
-                inner.append((hints[f.name], f"{prefix}{f.name}."))
-                continue
-            default = getattr(cls(), f.name)
-            shown = yaml.safe_dump(default, default_flow_style=True, width=1000).replace("\n...", "").strip()
-            choices = f.metadata.get("choices")
-            extra = f" One of {', '.join(f'`{c}`' for c in choices)}." if choices and isinstance(default, str) else ""
-            lines.append(f"| `{prefix}{f.name}` | `{shown}` | {docs[f.name]}{extra} |")
-        lines.append("")
-        for cls_, prefix_ in inner:
-            section(cls_, prefix_)
-
-    for f in _fields(Config):
-        section(_hints(Config)[f.name], f.name + ".")
-    return "\n".join(lines).rstrip() + "\n"
+def key_reference() -> str:
+    """The config reference, `docs/config.md`."""
+    return reference(Config, "# Config reference\n\nMade by `python -m hpcdiff.config > docs/config.md`; do not edit by hand.")
 
 
 def main(argv: list[str]) -> int:
     """Print the reference, or `get KEY CONFIG.yaml [overrides]`: one resolved value, for job scripts."""
     if not argv:
-        print(reference(), end="")
+        print(key_reference(), end="")
         return 0
     try:
         if argv[0] != "get" or len(argv) < 3:
             raise UserError(
                 "not understood", "command line", "usage: python -m hpcdiff.config [get KEY CONFIG.yaml [section.key=value ...]]"
             )
-        leaves = {dotted: value for dotted, _, value in _leaves(read_config(argv[2], [a for a in argv[3:] if not a.startswith("--")]))}
-        if argv[1] not in leaves:
-            raise UserError(f"unknown key {argv[1]!r}{nearest(argv[1], leaves)}", "command line", "see docs/config.md")
+        values = {dotted: value for dotted, _, value in leaves(read_config(argv[2], [a for a in argv[3:] if not a.startswith("--")]))}
+        if argv[1] not in values:
+            raise UserError(f"unknown key {argv[1]!r}{nearest(argv[1], values)}", "command line", "see docs/config.md")
     except UserError as error:
         print(f"hpcdiff config: error: {error}", file=sys.stderr)
         return 2
-    print(leaves[argv[1]])
+    print(values[argv[1]])
     return 0
 
 

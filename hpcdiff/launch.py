@@ -1,4 +1,4 @@
-"""Who am I (torchrun, Slurm, Open MPI, alone), rank-0 printing and progress, the stop signal, one-line errors.
+"""Running a stage: command line, ranks, stop signals, exit status, provenance.
 
 Every stage's `__main__.py` calls `run_stage`, which turns what happens into the contract's exit statuses.
 """
@@ -7,269 +7,27 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import difflib
-import errno
 import json
 import os
 import platform
-import re
 import signal
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-STAGES = ("simulate", "project", "train", "sample", "evaluate")
-MPI_STAGES = ("simulate", "project")
+from hpcdiff import __version__, files
+from hpcdiff.config import Config, read_config
+from hpcdiff.errors import Busy, Stopped, UserError, disk_error, nearest
+from hpcdiff.world import World, join_world, launched_rank
+
 DONE, FAULT, USER, STOPPED = 0, 1, 2, 75
-
-
-class UserError(Exception):
-    """The user's input is at fault; the text is one line: WHAT, WHERE, HOW TO MEND."""
-
-    def __init__(self, what: str, where: object = "", how: str = "") -> None:
-        super().__init__(" ".join(", ".join(str(part) for part in (what, where, how) if str(part)).split()))
-
-
-class Busy(UserError):
-    """Another process works on the same outputs."""
-
-
-class Stopped(Exception):
-    """A signal asked us to stop, and everything worth keeping has been saved."""
-
-
-def nearest(word: object, words: Iterable[str]) -> str:
-    """A hint that names the valid word nearest to `word`, as a text to append; empty if none is near."""
-    words = list(words)
-    near = [w for w in words if "." in w and w.split(".")[-1] == str(word).split(".")[-1]]  # the right name in the wrong section
-    near = near or difflib.get_close_matches(str(word), words, 1, 0.5)
-    return f" (did you mean {near[0]!r}?)" if near else ""
-
-
-TIMEOUT = datetime.timedelta(hours=2)
-"""How long a rank waits for the others in torch.distributed: a batch of a slow sampler may keep one rank busy for long."""
-
-
-class World:
-    """The ranks that run this stage together. This class is the world of one process alone."""
-
-    rank, size = 0, 1
-
-    def __init__(self) -> None:
-        self.stop = False
-
-    @property
-    def main(self) -> bool:
-        """True on the rank that prints and writes small files."""
-        return self.rank == 0
-
-    def allgather(self, value: object) -> list:
-        """Every rank's value, by rank, on every rank. Collective."""
-        return [value]
-
-    def broadcast(self, value: object) -> object:
-        """Rank 0's value on every rank. Collective."""
-        return self.allgather(value)[0]
-
-    def barrier(self) -> None:
-        """Wait for every rank. Collective."""
-        self.allgather(None)
-
-    def abort(self, status: int) -> None:
-        """End every rank at once, after a fault on this one."""
-        os._exit(status)
-
-    def close(self) -> None:
-        """Leave in good order."""
-
-    def print(self, *words: object) -> None:
-        """Print on rank 0 alone."""
-        if self.main:
-            print(*words, flush=True)
-
-    @contextlib.contextmanager
-    def together(self) -> Iterator[None]:
-        """Work that may fail on one rank: a UserError or Stopped on any is raised on every rank. Collective at the end."""
-        error = stopped = None
-        try:
-            yield
-        except UserError as raised:
-            error = str(raised)
-        except Stopped as raised:
-            stopped = str(raised)
-        except (OSError, RuntimeError) as raised:
-            error = disk_error(raised)
-            if error is None:
-                raise
-        ends = self.allgather([error, stopped])
-        for k, kind in enumerate((UserError, Stopped)):
-            if first := next((end[k] for end in ends if end[k] is not None), None):
-                raise kind(first)
-
-    def stop_agreed(self) -> bool:
-        """Has any rank been told to stop? The same answer on every rank. Collective."""
-        return any(self.allgather(self.stop))
-
-    def progress(self, total: int, unit: str, initial: int = 0):
-        """A progress bar on rank 0 (`.update(n)`), silent on the others."""
-        from tqdm import tqdm
-
-        quiet = not sys.stderr.isatty()  # in a log file a line every 10 s is enough
-        return tqdm(total=total, unit=unit, initial=initial, disable=not self.main, mininterval=10.0 if quiet else 0.2, smoothing=0.05)
-
-
-class MPIWorld(World):
-    """Ranks of an MPI launcher."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        from mpi4py import MPI
-
-        self.comm = MPI.COMM_WORLD
-        self.rank, self.size = self.comm.rank, self.comm.size
-
-    def allgather(self, value: object) -> list:
-        return self.comm.allgather(value)
-
-    def broadcast(self, value: object) -> object:
-        return self.comm.bcast(value)
-
-    def barrier(self) -> None:
-        self.comm.Barrier()
-
-    def abort(self, status: int) -> None:
-        self.comm.Abort(status)
-
-
-class TorchWorld(World):
-    """Ranks of torchrun, or of plain srun, joined by torch.distributed (gloo for objects, NCCL for GPU tensors)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        import torch
-
-        if "WORLD_SIZE" not in os.environ:
-            _environment_of_srun()
-        self.size = int(os.environ.get("WORLD_SIZE", "1"))
-        self.rank = int(os.environ.get("RANK", "0"))
-        self.local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-        self.device = torch.device("cpu")
-        if torch.cuda.is_available():
-            self.device = torch.device("cuda", self.local_rank % torch.cuda.device_count())
-            torch.cuda.set_device(self.device)
-        if self.size > 1:
-            import torch.distributed
-
-            backend = "cpu:gloo,cuda:nccl" if self.device.type == "cuda" else "gloo"
-            torch.distributed.init_process_group(backend, timeout=TIMEOUT)
-
-    def allgather(self, value: object) -> list:
-        if self.size == 1:
-            return [value]
-        import torch
-
-        # JSON in byte tensors: nothing is pickled, and gloo carries it whatever the devices are
-        data = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
-        sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
-        torch.distributed.all_gather(sizes, torch.tensor([len(data)]))
-        longest = int(max(sizes))
-        parts = [torch.zeros(longest, dtype=torch.uint8) for _ in range(self.size)]
-        torch.distributed.all_gather(parts, torch.nn.functional.pad(data, (0, longest - len(data))))
-        return [json.loads(bytes(p[: int(n)].tolist())) for p, n in zip(parts, sizes, strict=True)]
-
-    def close(self) -> None:
-        if self.size > 1:
-            import torch
-
-            torch.distributed.destroy_process_group()
-
-
-def _environment_of_srun() -> None:
-    tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
-    if tasks > 1 and "SLURM_PROCID" in os.environ:
-        first = re.match(r"([^,\[]+)(?:\[([^],-]+))?", os.environ.get("SLURM_STEP_NODELIST", "127.0.0.1"))
-        host = first[1] + (first[2] or "")  # node[07-09,12] begins with node07
-        port = 20000 + int(os.environ.get("SLURM_JOB_ID", "0")) % 20000
-        for name, value in {
-            "WORLD_SIZE": tasks,
-            "RANK": os.environ["SLURM_PROCID"],
-            "LOCAL_RANK": os.environ.get("SLURM_LOCALID", "0"),
-            "MASTER_ADDR": host,
-            "MASTER_PORT": port,
-        }.items():
-            os.environ.setdefault(name, str(value))
-
-
-def under_mpi() -> bool:
-    """Has an MPI launcher started this process?"""
-    return any(name in os.environ for name in ("OMPI_COMM_WORLD_SIZE", "PMI_RANK", "PMIX_RANK"))
-
-
-def launched_rank(stage: str) -> int:
-    """This process's rank as its launcher says it, before anything is set up."""
-    names = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK") if stage in MPI_STAGES else ("RANK",)
-    for name in (*names, "SLURM_PROCID"):
-        if os.environ.get(name, "").isdigit():
-            return int(os.environ[name])
-    return 0
-
-
-def join_world(stage: str) -> World:
-    """The world of this stage: MPI for simulate and project, torch.distributed for the others, or one process alone.
-
-    Raises:
-        UserError: several tasks of one srun step would each run alone.
-    """
-    if stage in MPI_STAGES:
-        world = MPIWorld() if under_mpi() else World()
-    else:
-        world = TorchWorld()
-    tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
-    if world.size < tasks:
-        how = "use srun --mpi=pmix (see `srun --mpi=list`)" if stage in MPI_STAGES else "see jobs/train.sbatch"
-        raise UserError(f"a wrong launch: {tasks} tasks of this srun step, but worlds of {world.size}", "the srun line", how)
-    return world
-
-
-def threads_per_rank(world: World) -> int:
-    """Cores for this rank: those it may run on, divided among the ranks that may run on the same; at least 1. Collective."""
-    cores = os.sched_getaffinity(0)
-    place = [platform.node(), sorted(cores)]
-    share = max(1, len(cores) // world.allgather(place).count(place))
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    return max(1, min(share, int(asked))) if asked.isdigit() else share
-
-
-def ranks_per_node(world: World) -> int:
-    """Ranks on this rank's node. Collective."""
-    return world.allgather(platform.node()).count(platform.node())
-
-
-def disk_error(error: BaseException) -> str | None:
-    """An error of the file system that the user can mend, as one line; None for any other."""
-    said = {
-        errno.ENOSPC: ("the disk is full", "free some space and run the same command again"),
-        errno.EDQUOT: ("the disk quota is used up", "free some space and run the same command again"),
-        errno.EACCES: ("no permission to write or read", "choose another run.dir or mend its permissions"),
-        errno.EPERM: ("no permission to write or read", "choose another run.dir or mend its permissions"),
-        errno.EROFS: ("the file system is read-only", "choose another run.dir"),
-        errno.ENOTDIR: ("a file stands where a folder is wanted", "choose another run.dir"),
-        errno.EISDIR: ("a folder stands where a file is wanted", "choose another path"),
-        errno.EEXIST: ("a file stands where a folder is wanted", "choose another run.dir"),
-        errno.EFBIG: ("the file is larger than is allowed here", "raise `ulimit -f` or choose another run.dir"),
-    }.get(getattr(error, "errno", None))
-    if said is None and isinstance(error, (OSError, RuntimeError)) and re.search("No space left|file write failed", str(error)):
-        said = ("the disk is full or the file cannot be written", "free some space and run the same command again")
-    return None if said is None else str(UserError(said[0], getattr(error, "filename", None) or "run.dir", said[1]))
 
 
 def provenance(world: World, **more: object) -> str:
     """Versions, git state, ranks, job and time of this run, as JSON for the root attribute `provenance`."""
     from importlib import metadata
-
-    from hpcdiff import __version__
 
     versions = {"python": platform.python_version(), "hpcdiff": __version__}
     for name in ("numpy", "h5py", "torch", "numba", "mpi4py", "colossus"):
@@ -301,9 +59,9 @@ def provenance(world: World, **more: object) -> str:
 
 def run_stage(
     stage: str,
-    plan: Callable[[object], Iterable[str]],
-    work: Callable[[object, World], str],
-    outputs: Callable[[object], Iterable[Path]],
+    plan: Callable[[Config], Iterable[str]],
+    work: Callable[[Config, World], str],
+    outputs: Callable[[Config], Iterable[Path]],
     argv: list[str] | None = None,
 ) -> int:
     """Parse the command line, join the ranks, run one stage, and say how it ended.
@@ -369,8 +127,6 @@ def _usage(stage: str) -> str:
 
 
 def _parse(stage: str, argv: list[str]):
-    from hpcdiff.config import read_config
-
     usage = _usage(stage)
     options = [a for a in argv if a.startswith("-")]
     for option in options:
@@ -384,8 +140,6 @@ def _parse(stage: str, argv: list[str]):
 
 def _prepare(stage: str, config, world: World, outputs: Callable, overwrite: bool):
     """Make run.dir, take the stage's lock, remove old outputs if asked; rank 0 does it, all learn how it went."""
-    from hpcdiff import files
-
     lock = None
     with world.together():
         if world.main:
@@ -422,8 +176,6 @@ def _ended(stage: str, config, world: World | None, status: int, reason: str) ->
 
 
 def _write_status(stage: str, config, status: int, reason: str) -> None:
-    from hpcdiff.files import write_json
-
     if config is not None and config.dir.is_dir():
         with contextlib.suppress(OSError):
-            write_json(config.dir / f"{stage}.status.json", {"exit": status, "reason": reason})
+            files.write_json(config.dir / f"{stage}.status.json", {"exit": status, "reason": reason})

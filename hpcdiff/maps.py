@@ -19,8 +19,10 @@ import numpy as np
 import yaml
 
 from hpcdiff import files
-from hpcdiff.config import Split, refuse_difference
-from hpcdiff.launch import UserError, World, nearest
+from hpcdiff.config import Split
+from hpcdiff.errors import UserError, nearest
+from hpcdiff.strict import refuse_difference
+from hpcdiff.world import World
 
 FORMAT, VERSION = "hpcdiff-maps", 1
 UNITS = {

@@ -13,7 +13,7 @@ import torch
 
 from hpcdiff import diffusion, files
 from hpcdiff.diffusion import VESDE, EDMDenoiser, VEDenoiser
-from hpcdiff.launch import UserError, nearest
+from hpcdiff.errors import UserError, nearest
 from hpcdiff.network import NCSNpp
 from hpcdiff.transform import Transform
 

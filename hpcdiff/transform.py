@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from hpcdiff.launch import UserError
+from hpcdiff.errors import UserError
 
 
 @dataclass(frozen=True)

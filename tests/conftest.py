@@ -84,7 +84,7 @@ def make_maps(path: Path, halos: int = 20, npix: int = 16, seed: int = 0, axes: 
     """A whole map file of smooth random clusters: dm is a filtered mixture of sz and noise, so there is something to learn."""
     from hpcdiff import maps
     from hpcdiff.config import Split
-    from hpcdiff.launch import World
+    from hpcdiff.world import World
 
     rng = np.random.default_rng(seed)
     n = halos * axes

@@ -7,9 +7,9 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from hpcdiff import config
+from hpcdiff import config, strict
 from hpcdiff.config import Config, read_config
-from hpcdiff.launch import UserError
+from hpcdiff.errors import UserError
 
 
 @pytest.fixture
@@ -102,22 +102,22 @@ def test_missing_and_unreadable_files(tmp_path):
 
 def test_difference_names_key_old_and_new():
     old, new = Config().resolved(), Config().resolved()
-    assert config.difference(old, new) is None
+    assert strict.difference(old, new) is None
     new["project"]["views"]["sightlines"] = 5
-    assert config.difference(old, new) == ("project.views.sightlines", 1, 5)
-    assert config.difference(old, new, exempt=("project.views.sightlines",)) is None
+    assert strict.difference(old, new) == ("project.views.sightlines", 1, 5)
+    assert strict.difference(old, new, exempt=("project.views.sightlines",)) is None
     del new["project"]["views"]["sightlines"]
-    assert config.difference(old, new)[0] == "project.views.sightlines"
+    assert strict.difference(old, new)[0] == "project.views.sightlines"
     with pytest.raises(UserError, match=r"sightlines was 1 and is now"):
-        config.refuse_difference(old, new, "here", "project")
+        strict.refuse_difference(old, new, "here", "project")
 
 
 def test_reference_in_docs_is_up_to_date():
-    assert (ROOT / "docs" / "config.md").read_text() == config.reference(), "python -m hpcdiff.config > docs/config.md"
+    assert (ROOT / "docs" / "config.md").read_text() == config.key_reference(), "python -m hpcdiff.config > docs/config.md"
 
 
 def test_every_key_has_a_docstring():
-    lines = [line for line in config.reference().splitlines() if line.startswith("| `")]
+    lines = [line for line in config.key_reference().splitlines() if line.startswith("| `")]
     assert len(lines) == len(config.all_keys())
     assert all(len(line.split("|")[3].strip()) > 10 for line in lines)
 

@@ -8,8 +8,8 @@ import time
 import pytest
 from conftest import ROOT, environment, refused, run, start
 
-from hpcdiff import launch
-from hpcdiff.launch import UserError
+from hpcdiff import launch, world
+from hpcdiff.errors import UserError
 
 
 def config(tmp_path, text=""):
@@ -17,7 +17,7 @@ def config(tmp_path, text=""):
     return tmp_path / "c.yaml"
 
 
-@pytest.mark.parametrize("stage", launch.STAGES)
+@pytest.mark.parametrize("stage", world.STAGES)
 def test_every_stage_refuses_bad_command_lines(tmp_path, stage):
     refused(run(stage), "no config file", "usage")
     refused(run(stage, tmp_path / "none.yaml"), "cannot read the config", "none.yaml")
@@ -28,7 +28,7 @@ def test_every_stage_refuses_bad_command_lines(tmp_path, stage):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("stage", launch.STAGES)
+@pytest.mark.parametrize("stage", world.STAGES)
 def test_dry_runs_need_nothing_and_touch_nothing(tmp_path, stage):
     done = run(stage, config(tmp_path), "--dry-run")
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
@@ -36,7 +36,7 @@ def test_dry_runs_need_nothing_and_touch_nothing(tmp_path, stage):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("stage", launch.STAGES)
+@pytest.mark.parametrize("stage", world.STAGES)
 def test_the_papers_config_passes_a_dry_run(tmp_path, stage):
     done = run(stage, ROOT / "configs" / "hsu2025.yaml", f"run.dir={tmp_path / 'run'}", "--dry-run")
     assert done.returncode == 0, done.stderr
@@ -59,7 +59,7 @@ def test_an_error_is_printed_once_however_many_ranks(tmp_path, stage, ranks):
     assert status["exit"] == 2 and "not there" in status["reason"]
 
 
-@pytest.mark.parametrize("stage", launch.STAGES)
+@pytest.mark.parametrize("stage", world.STAGES)
 def test_many_tasks_that_each_run_alone_are_a_wrong_launch(tmp_path, stage):
     """`srun -n 4` without an MPI plug-in, or without ranks: four copies of rank 0 must not write one file."""
     more = {"SLURM_STEP_NUM_TASKS": "4"}
@@ -72,7 +72,7 @@ def test_srun_variables_become_torchs(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     for name, value in {"STEP_NUM_TASKS": "4", "PROCID": "3", "LOCALID": "1", "JOB_ID": "7", "LAUNCH_NODE_IPADDR": "10.0.0.1"}.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
-    launch._environment_of_srun()
+    world._environment_of_srun()
     import os
 
     assert [os.environ[k] for k in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR")] == ["4", "3", "1", "10.0.0.1"]
@@ -81,7 +81,7 @@ def test_srun_variables_become_torchs(monkeypatch):
 def test_plain_srun_like_processes_form_one_world(tmp_path):
     """Two processes with Slurm's variables alone, as plain `srun -n 2` starts them."""
     common = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_JOB_ID": str(time.time_ns() % 10000), "SLURM_LAUNCH_NODE_IPADDR": "127.0.0.1"}
-    code = "from hpcdiff.launch import TorchWorld; w = TorchWorld(); print(w.allgather({'rank': w.rank}), w.stop_agreed()); w.close()"
+    code = "from hpcdiff.world import TorchWorld; w = TorchWorld(); print(w.allgather({'rank': w.rank}), w.stop_agreed()); w.close()"
     both = [
         subprocess.Popen(
             [sys.executable, "-c", code],
@@ -110,14 +110,14 @@ def test_a_second_run_on_one_folder_is_refused_while_the_first_works(tmp_path):
         first.wait()
 
 
-@pytest.mark.parametrize("stage", launch.STAGES)
+@pytest.mark.parametrize("stage", world.STAGES)
 def test_a_run_folder_that_cannot_be_made_is_one_line(tmp_path, stage):
     (tmp_path / "run").write_text("a file")
     refused(run(stage, config(tmp_path)), "run")
 
 
 def test_failing_together():
-    class Three(launch.World):
+    class Three(world.World):
         rank, size = 1, 3
 
         def allgather(self, value):
@@ -129,7 +129,7 @@ def test_failing_together():
         raise UserError("mine")
     with pytest.raises(UserError, match="disk is full"), Three().together():
         raise OSError(28, "No space left on device", "somewhere")
-    with pytest.raises(KeyError), launch.World().together():
+    with pytest.raises(KeyError), world.World().together():
         raise KeyError("a fault of ours is not dressed up")
 
 

@@ -11,7 +11,8 @@ from conftest import make_maps
 
 from hpcdiff import maps
 from hpcdiff.config import Split
-from hpcdiff.launch import UserError, World
+from hpcdiff.errors import UserError
+from hpcdiff.world import World
 
 NPIX, N = 8, 6
 

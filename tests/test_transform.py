@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hpcdiff import transform
-from hpcdiff.launch import UserError
+from hpcdiff.errors import UserError
 
 
 def field(rng):

@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hpcdiff import files
-from hpcdiff.config import refuse_difference
+from hpcdiff.errors import UserError
 from hpcdiff.evaluate.inputs import open_inputs
 from hpcdiff.evaluate.run import measure
-from hpcdiff.launch import UserError, World, run_stage
+from hpcdiff.launch import run_stage
+from hpcdiff.strict import refuse_difference
+from hpcdiff.world import World
 
 SECTIONS = ("task", "evaluate")
 

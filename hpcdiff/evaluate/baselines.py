@@ -11,9 +11,9 @@ from __future__ import annotations
 import numpy as np
 
 from hpcdiff.evaluate.blocks import in_blocks
-from hpcdiff.launch import World
 from hpcdiff.maps import MapFile
 from hpcdiff.measures import mode_rings, pixel_rings
+from hpcdiff.world import World
 
 NAMES = ("stacked_profile", "linear_map")
 DEGREE = 2

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from hpcdiff.launch import Stopped, World
+from hpcdiff.errors import Stopped
+from hpcdiff.world import World
 
 
 def pack(arrays: dict[str, np.ndarray]) -> dict:

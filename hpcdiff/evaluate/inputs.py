@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+from hpcdiff.errors import UserError
 from hpcdiff.evaluate.blocks import in_blocks
-from hpcdiff.launch import UserError, World
 from hpcdiff.maps import PARTS, MapFile, open_hdf5
+from hpcdiff.world import World
 
 FORMAT = "hpcdiff-samples"
 

@@ -9,8 +9,8 @@ from hpcdiff.evaluate.blocks import in_blocks
 from hpcdiff.evaluate.inputs import Samples, hubble, parts_of
 from hpcdiff.evaluate.reduce import reduce_views
 from hpcdiff.evaluate.views import Ruler
-from hpcdiff.launch import World
 from hpcdiff.maps import MapFile
+from hpcdiff.world import World
 
 FORMAT, VERSION = "hpcdiff-metrics", 1
 

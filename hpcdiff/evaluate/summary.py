@@ -6,8 +6,8 @@ import json
 import sys
 from pathlib import Path
 
+from hpcdiff.errors import UserError
 from hpcdiff.evaluate.tables import COLUMNS, PAPER_BINS, PAPER_TABLE1
-from hpcdiff.launch import UserError
 
 
 def read(folder: str) -> dict:

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from hpcdiff.config import Project
-from hpcdiff.launch import Stopped, World
+from hpcdiff.errors import Stopped
 from hpcdiff.project.fields import carried, weights
 from hpcdiff.project.image import jit
 from hpcdiff.snapshot import Particles, Snapshot, neighbour_distance
+from hpcdiff.world import World
 
 SLAB = 2_000_000
 """Particles a rank reads at once."""

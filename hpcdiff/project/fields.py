@@ -6,7 +6,7 @@ import numpy as np
 
 from hpcdiff.config import Project
 from hpcdiff.cosmology import K_B, M_E_C2, M_P, MPC_CM, MSUN_G, SIGMA_T, Background
-from hpcdiff.launch import UserError
+from hpcdiff.errors import UserError
 from hpcdiff.maps import UNITS
 from hpcdiff.snapshot import Particles, Snapshot
 

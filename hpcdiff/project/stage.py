@@ -9,14 +9,17 @@ import numpy as np
 import yaml
 
 from hpcdiff import maps
-from hpcdiff.config import Config, refuse_difference, to_yaml
+from hpcdiff.config import Config
 from hpcdiff.cosmology import Background
-from hpcdiff.launch import Stopped, UserError, World, provenance, threads_per_rank
+from hpcdiff.errors import Stopped, UserError
+from hpcdiff.launch import provenance
 from hpcdiff.project import fields
 from hpcdiff.project.exchange import Reach, Share, exchange, read_share
 from hpcdiff.project.image import deposit
 from hpcdiff.project.views import catalogue, length_mpc
 from hpcdiff.snapshot import Halos, Snapshot, open_snapshot, read_halos, snapshot_paths
+from hpcdiff.strict import refuse_difference, to_yaml
+from hpcdiff.world import World, threads_per_rank
 
 
 def outputs(config: Config) -> list[Path]:

@@ -7,7 +7,7 @@ import re
 import numpy as np
 
 from hpcdiff.config import Project, Views
-from hpcdiff.launch import UserError
+from hpcdiff.errors import UserError
 from hpcdiff.maps import CATALOG, deal, splitmix64
 from hpcdiff.snapshot import Halos
 

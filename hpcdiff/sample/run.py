@@ -9,11 +9,14 @@ import numpy as np
 import torch
 
 from hpcdiff import diffusion
-from hpcdiff.config import Config, refuse_difference, to_yaml
-from hpcdiff.launch import Stopped, UserError, World, provenance
+from hpcdiff.config import Config
+from hpcdiff.errors import Stopped, UserError
+from hpcdiff.launch import provenance
 from hpcdiff.maps import MapFile
 from hpcdiff.model import AUTO_SAMPLER, Model, load_model, read_model_config, sample_keys
 from hpcdiff.sample.shards import Shards, stored_header
+from hpcdiff.strict import refuse_difference, to_yaml
+from hpcdiff.world import World
 
 EXEMPT = ("run.dir", "run.maps", "run.model", "sample.batch_size")
 

@@ -18,8 +18,8 @@ import safetensors.numpy
 import yaml
 
 from hpcdiff import files
-from hpcdiff.config import refuse_difference
-from hpcdiff.launch import UserError
+from hpcdiff.errors import UserError
+from hpcdiff.strict import refuse_difference
 
 FORMAT, VERSION = "hpcdiff-samples", 1
 

@@ -157,7 +157,7 @@ def _header(header: h5py.Group, plan: Plan, n: int) -> None:
 
 def stored(config) -> str:
     """The resolved sections that make the simulation, as YAML."""
-    from hpcdiff.config import to_yaml
+    from hpcdiff.strict import to_yaml
 
     return to_yaml({**config.resolved("cosmology", "simulate"), "run": {"seed": config.run.seed}})
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from hpcdiff.config import Config
 from hpcdiff.cosmology import Background
-from hpcdiff.launch import UserError
+from hpcdiff.errors import UserError
 
 TOTAL_OVER_M200 = 1.7
 """Mass of a cluster with its outskirts over its M200m."""

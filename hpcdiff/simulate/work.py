@@ -13,11 +13,14 @@ from pathlib import Path
 import yaml
 
 from hpcdiff import files, maps
-from hpcdiff.config import Config, refuse_difference
-from hpcdiff.launch import Stopped, UserError, World, provenance, ranks_per_node, threads_per_rank
+from hpcdiff.config import Config
+from hpcdiff.errors import Stopped, UserError
+from hpcdiff.launch import provenance
 from hpcdiff.simulate import chunks
 from hpcdiff.simulate.chunks import Folder
 from hpcdiff.simulate.plan import Plan
+from hpcdiff.strict import refuse_difference
+from hpcdiff.world import World, ranks_per_node, threads_per_rank
 
 
 def simulate(config: Config, world: World) -> str:

@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 
 from hpcdiff.cosmology import K_B, M_P, MPC_CM, MSUN_G, Background
-from hpcdiff.launch import UserError
+from hpcdiff.errors import UserError
 from hpcdiff.maps import open_hdf5
 from hpcdiff.snapshot.units import code_units, number, unit_of
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from hpcdiff.cosmology import Background
-from hpcdiff.launch import UserError, nearest
+from hpcdiff.errors import UserError, nearest
 from hpcdiff.maps import open_hdf5
 
 

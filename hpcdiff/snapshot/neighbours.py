@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.spatial import cKDTree
 
-from hpcdiff.launch import World
+from hpcdiff.world import World
 
 
 def neighbour_distance(position: np.ndarray, box: float, world: World | None = None, n: int = 64, threads: int = 1) -> np.ndarray:

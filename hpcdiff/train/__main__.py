@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from hpcdiff.config import Config
-from hpcdiff.launch import World, run_stage
+from hpcdiff.launch import run_stage
+from hpcdiff.world import World
 
 
 def plan(config: Config) -> Iterable[str]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from hpcdiff.config import to_yaml
 from hpcdiff.model import Model
+from hpcdiff.strict import to_yaml
 
 
 def model_card(model: Model) -> str:

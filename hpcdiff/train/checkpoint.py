@@ -15,7 +15,8 @@ import safetensors.torch
 import torch
 
 from hpcdiff import files
-from hpcdiff.launch import UserError, World
+from hpcdiff.errors import UserError
+from hpcdiff.world import World
 
 FORMAT, VERSION = "hpcdiff-checkpoint", 1
 

@@ -9,7 +9,7 @@ import torch
 
 from hpcdiff import diffusion, transform
 from hpcdiff.config import Task
-from hpcdiff.launch import UserError
+from hpcdiff.errors import UserError
 from hpcdiff.maps import MapFile, splitmix64
 
 BLOCK = 1024

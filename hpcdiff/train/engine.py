@@ -6,7 +6,7 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from hpcdiff.diffusion import denoising_loss
-from hpcdiff.launch import UserError
+from hpcdiff.errors import UserError
 from hpcdiff.model import memory_layout
 from hpcdiff.train.data import Batch
 
@@ -16,7 +16,7 @@ class DDPEngine:
 
     Args:
         denoiser: the preconditioned network, with the same weights on every rank.
-        world: the ranks (`launch.TorchWorld`).
+        world: the ranks (`world.TorchWorld`).
         lr: learning rate.
         precision: `fp32` or `bf16` (autocast; weights, gradients and optimiser stay in fp32).
     Attributes:

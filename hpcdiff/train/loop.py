@@ -10,15 +10,18 @@ import numpy as np
 import torch
 
 from hpcdiff import diffusion
-from hpcdiff.config import Config, Train, refuse_difference
-from hpcdiff.launch import Stopped, UserError, World, provenance
+from hpcdiff.config import Config, Train
+from hpcdiff.errors import Stopped, UserError
+from hpcdiff.launch import provenance
 from hpcdiff.maps import MapFile
 from hpcdiff.model import Model, build_denoiser, read_model_config, sample_keys, save_model
+from hpcdiff.strict import refuse_difference
 from hpcdiff.train import checkpoint
 from hpcdiff.train.card import model_card
 from hpcdiff.train.data import Part, fit_transforms, load_part, make_batch
 from hpcdiff.train.engine import DDPEngine
 from hpcdiff.train.monitor import Monitor
+from hpcdiff.world import World
 
 SECTIONS = ("run", "task", "network", "diffusion", "train")
 EXEMPT = ("run.dir", "run.maps", "run.model", "train.images", "train.checkpoint_every", "train.keep")

@@ -6,8 +6,8 @@ import h5py
 import numpy as np
 import yaml
 
-from hpcdiff.launch import World
 from hpcdiff.maps import UNITS, MapFile, MapWriter
+from hpcdiff.world import World
 
 WIDTH = 12.8
 

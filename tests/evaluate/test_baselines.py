@@ -5,8 +5,8 @@ import pytest
 from fake_run import smooth
 
 from hpcdiff.evaluate.baselines import Baselines
-from hpcdiff.launch import World
 from hpcdiff.measures import pixel_rings
+from hpcdiff.world import World
 
 
 class Maps:

@@ -15,10 +15,11 @@ import yaml
 from fake_run import write_run
 
 from hpcdiff.config import read_config
+from hpcdiff.errors import Stopped
 from hpcdiff.evaluate.__main__ import main
 from hpcdiff.evaluate.inputs import open_inputs
 from hpcdiff.evaluate.run import measure
-from hpcdiff.launch import Stopped, World
+from hpcdiff.world import World
 
 # every third halo is tested, some on the edges of the bins: 6e14 belongs to `high`, 1e15 closes it
 TESTED = [1.5e14, 2e14, 3e14, 8e14, 6e14, 7e14, 1e15, 1.2e15, 4e14, 5e14]

@@ -7,7 +7,7 @@ import pytest
 
 from hpcdiff.config import Project, Split, Views
 from hpcdiff.cosmology import Background
-from hpcdiff.launch import UserError
+from hpcdiff.errors import UserError
 from hpcdiff.project.views import catalogue, frame, length_mpc, rotation, sightlines, views_per_halo
 from hpcdiff.snapshot import Halos
 

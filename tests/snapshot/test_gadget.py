@@ -9,7 +9,7 @@ from conftest import DATA
 from tiny_box import BOX, particles, write_snapshot
 
 from hpcdiff.cosmology import Background
-from hpcdiff.launch import UserError
+from hpcdiff.errors import UserError
 from hpcdiff.snapshot import neighbour_distance, open_snapshot
 
 K_OVER_MP = 1.380649e-16 / 1.67262192369e-24

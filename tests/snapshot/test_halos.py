@@ -7,7 +7,7 @@ import pytest
 from tiny_box import write_halos
 
 from hpcdiff.cosmology import Background
-from hpcdiff.launch import UserError
+from hpcdiff.errors import UserError
 from hpcdiff.snapshot import read_halos
 
 POSITION = np.random.default_rng(0).uniform(0, 10, (5, 3))

@@ -5,8 +5,9 @@ import json
 import pytest
 import torch
 
-from hpcdiff.launch import UserError, World
+from hpcdiff.errors import UserError
 from hpcdiff.train import checkpoint
+from hpcdiff.world import World
 
 
 def tensors():

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from hpcdiff.config import Task
-from hpcdiff.launch import UserError
+from hpcdiff.errors import UserError
 from hpcdiff.maps import MapFile
 from hpcdiff.train.data import Part, fit_transforms, images_of, level_quantiles, load_part, make_batch, turn
 

@@ -1,0 +1,49 @@
+"""What goes wrong through the user's input, and how it is said: one line, WHAT, WHERE, HOW TO MEND."""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import re
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """The user's input is at fault; the text is one line: WHAT, WHERE, HOW TO MEND."""
+
+    def __init__(self, what: str, where: object = "", how: str = "") -> None:
+        super().__init__(" ".join(", ".join(str(part) for part in (what, where, how) if str(part)).split()))
+
+
+class Busy(UserError):
+    """Another process works on the same outputs."""
+
+
+class Stopped(Exception):
+    """A signal asked us to stop, and everything worth keeping has been saved."""
+
+
+def nearest(word: object, words: Iterable[str]) -> str:
+    """A hint that names the valid word nearest to `word`, as a text to append; empty if none is near."""
+    words = list(words)
+    near = [w for w in words if "." in w and w.split(".")[-1] == str(word).split(".")[-1]]  # the right name in the wrong section
+    near = near or difflib.get_close_matches(str(word), words, 1, 0.5)
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def disk_error(error: BaseException) -> str | None:
+    """An error of the file system that the user can mend, as one line; None for any other."""
+    said = {
+        errno.ENOSPC: ("the disk is full", "free some space and run the same command again"),
+        errno.EDQUOT: ("the disk quota is used up", "free some space and run the same command again"),
+        errno.EACCES: ("no permission to write or read", "choose another run.dir or mend its permissions"),
+        errno.EPERM: ("no permission to write or read", "choose another run.dir or mend its permissions"),
+        errno.EROFS: ("the file system is read-only", "choose another run.dir"),
+        errno.ENOTDIR: ("a file stands where a folder is wanted", "choose another run.dir"),
+        errno.EISDIR: ("a folder stands where a file is wanted", "choose another path"),
+        errno.EEXIST: ("a file stands where a folder is wanted", "choose another run.dir"),
+        errno.EFBIG: ("the file is larger than is allowed here", "raise `ulimit -f` or choose another run.dir"),
+    }.get(getattr(error, "errno", None))
+    if said is None and isinstance(error, (OSError, RuntimeError)) and re.search("No space left|file write failed", str(error)):
+        said = ("the disk is full or the file cannot be written", "free some space and run the same command again")
+    return None if said is None else str(UserError(said[0], getattr(error, "filename", None) or "run.dir", said[1]))

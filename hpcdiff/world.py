@@ -1,0 +1,214 @@
+"""The ranks that run a stage together: one process alone, MPI, or torch.distributed; who I am, and failing together."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import os
+import platform
+import re
+import sys
+from collections.abc import Iterator
+
+from hpcdiff.errors import Stopped, UserError, disk_error
+
+STAGES = ("simulate", "project", "train", "sample", "evaluate")
+MPI_STAGES = ("simulate", "project")
+TIMEOUT = datetime.timedelta(hours=2)
+"""How long a rank waits for the others in torch.distributed: a batch of a slow sampler may keep one rank busy for long."""
+
+
+class World:
+    """The ranks that run this stage together. This class is the world of one process alone."""
+
+    rank, size = 0, 1
+
+    def __init__(self) -> None:
+        self.stop = False
+
+    @property
+    def main(self) -> bool:
+        """True on the rank that prints and writes small files."""
+        return self.rank == 0
+
+    def allgather(self, value: object) -> list:
+        """Every rank's value, by rank, on every rank. Collective."""
+        return [value]
+
+    def broadcast(self, value: object) -> object:
+        """Rank 0's value on every rank. Collective."""
+        return self.allgather(value)[0]
+
+    def barrier(self) -> None:
+        """Wait for every rank. Collective."""
+        self.allgather(None)
+
+    def abort(self, status: int) -> None:
+        """End every rank at once, after a fault on this one."""
+        os._exit(status)
+
+    def close(self) -> None:
+        """Leave in good order."""
+
+    def print(self, *words: object) -> None:
+        """Print on rank 0 alone."""
+        if self.main:
+            print(*words, flush=True)
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Work that may fail on one rank: a UserError or Stopped on any is raised on every rank. Collective at the end."""
+        error = stopped = None
+        try:
+            yield
+        except UserError as raised:
+            error = str(raised)
+        except Stopped as raised:
+            stopped = str(raised)
+        except (OSError, RuntimeError) as raised:
+            error = disk_error(raised)
+            if error is None:
+                raise
+        ends = self.allgather([error, stopped])
+        for k, kind in enumerate((UserError, Stopped)):
+            if first := next((end[k] for end in ends if end[k] is not None), None):
+                raise kind(first)
+
+    def stop_agreed(self) -> bool:
+        """Has any rank been told to stop? The same answer on every rank. Collective."""
+        return any(self.allgather(self.stop))
+
+    def progress(self, total: int, unit: str, initial: int = 0):
+        """A progress bar on rank 0 (`.update(n)`), silent on the others."""
+        from tqdm import tqdm
+
+        quiet = not sys.stderr.isatty()  # in a log file a line every 10 s is enough
+        return tqdm(total=total, unit=unit, initial=initial, disable=not self.main, mininterval=10.0 if quiet else 0.2, smoothing=0.05)
+
+
+class MPIWorld(World):
+    """Ranks of an MPI launcher."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        from mpi4py import MPI
+
+        self.comm = MPI.COMM_WORLD
+        self.rank, self.size = self.comm.rank, self.comm.size
+
+    def allgather(self, value: object) -> list:
+        return self.comm.allgather(value)
+
+    def broadcast(self, value: object) -> object:
+        return self.comm.bcast(value)
+
+    def barrier(self) -> None:
+        self.comm.Barrier()
+
+    def abort(self, status: int) -> None:
+        self.comm.Abort(status)
+
+
+class TorchWorld(World):
+    """Ranks of torchrun, or of plain srun, joined by torch.distributed (gloo for objects, NCCL for GPU tensors)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        import torch
+
+        if "WORLD_SIZE" not in os.environ:
+            _environment_of_srun()
+        self.size = int(os.environ.get("WORLD_SIZE", "1"))
+        self.rank = int(os.environ.get("RANK", "0"))
+        self.local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+        self.device = torch.device("cpu")
+        if torch.cuda.is_available():
+            self.device = torch.device("cuda", self.local_rank % torch.cuda.device_count())
+            torch.cuda.set_device(self.device)
+        if self.size > 1:
+            import torch.distributed
+
+            backend = "cpu:gloo,cuda:nccl" if self.device.type == "cuda" else "gloo"
+            torch.distributed.init_process_group(backend, timeout=TIMEOUT)
+
+    def allgather(self, value: object) -> list:
+        if self.size == 1:
+            return [value]
+        import torch
+
+        # JSON in byte tensors: nothing is pickled, and gloo carries it whatever the devices are
+        data = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+        sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
+        torch.distributed.all_gather(sizes, torch.tensor([len(data)]))
+        longest = int(max(sizes))
+        parts = [torch.zeros(longest, dtype=torch.uint8) for _ in range(self.size)]
+        torch.distributed.all_gather(parts, torch.nn.functional.pad(data, (0, longest - len(data))))
+        return [json.loads(bytes(p[: int(n)].tolist())) for p, n in zip(parts, sizes, strict=True)]
+
+    def close(self) -> None:
+        if self.size > 1:
+            import torch
+
+            torch.distributed.destroy_process_group()
+
+
+def _environment_of_srun() -> None:
+    tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
+    if tasks > 1 and "SLURM_PROCID" in os.environ:
+        first = re.match(r"([^,\[]+)(?:\[([^],-]+))?", os.environ.get("SLURM_STEP_NODELIST", "127.0.0.1"))
+        host = first[1] + (first[2] or "")  # node[07-09,12] begins with node07
+        port = 20000 + int(os.environ.get("SLURM_JOB_ID", "0")) % 20000
+        for name, value in {
+            "WORLD_SIZE": tasks,
+            "RANK": os.environ["SLURM_PROCID"],
+            "LOCAL_RANK": os.environ.get("SLURM_LOCALID", "0"),
+            "MASTER_ADDR": host,
+            "MASTER_PORT": port,
+        }.items():
+            os.environ.setdefault(name, str(value))
+
+
+def under_mpi() -> bool:
+    """Has an MPI launcher started this process?"""
+    return any(name in os.environ for name in ("OMPI_COMM_WORLD_SIZE", "PMI_RANK", "PMIX_RANK"))
+
+
+def launched_rank(stage: str) -> int:
+    """This process's rank as its launcher says it, before anything is set up."""
+    names = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK") if stage in MPI_STAGES else ("RANK",)
+    for name in (*names, "SLURM_PROCID"):
+        if os.environ.get(name, "").isdigit():
+            return int(os.environ[name])
+    return 0
+
+
+def join_world(stage: str) -> World:
+    """The world of this stage: MPI for simulate and project, torch.distributed for the others, or one process alone.
+
+    Raises:
+        UserError: several tasks of one srun step would each run alone.
+    """
+    if stage in MPI_STAGES:
+        world = MPIWorld() if under_mpi() else World()
+    else:
+        world = TorchWorld()
+    tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
+    if world.size < tasks:
+        how = "use srun --mpi=pmix (see `srun --mpi=list`)" if stage in MPI_STAGES else "see jobs/train.sbatch"
+        raise UserError(f"a wrong launch: {tasks} tasks of this srun step, but worlds of {world.size}", "the srun line", how)
+    return world
+
+
+def threads_per_rank(world: World) -> int:
+    """Cores for this rank: those it may run on, divided among the ranks that may run on the same; at least 1. Collective."""
+    cores = os.sched_getaffinity(0)
+    place = [platform.node(), sorted(cores)]
+    share = max(1, len(cores) // world.allgather(place).count(place))
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return max(1, min(share, int(asked))) if asked.isdigit() else share
+
+
+def ranks_per_node(world: World) -> int:
+    """Ranks on this rank's node. Collective."""
+    return world.allgather(platform.node()).count(platform.node())
