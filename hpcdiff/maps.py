@@ -242,8 +242,9 @@ class MapWriter:
             if same:
                 return
             if begun:  # one without a single view is no loss
-                refuse_difference(old["config"], new["config"], self.partial, "project")
-                refuse_difference({"inputs": old["inputs"]}, {"inputs": new["inputs"]}, self.partial, "project")
+                if isinstance(old["config"], dict):  # another program may have written anything
+                    refuse_difference(old["config"], new["config"], self.partial, "project")
+                refuse_difference(old, new, self.partial, "project")
                 raise UserError("an unfinished map file has another catalogue", self.partial, "project --overwrite")
         size = self.n * self.npix**2 * 4 * len(fields)
         free = files.free_bytes(self.partial)

@@ -74,7 +74,7 @@ def test_an_unfinished_file_of_another_config_is_kept_only_if_it_holds_views(tmp
     w = writer(path, config="other")  # nothing was in it
     w.write(0, part(some_maps(), 0, 1))
     w.close()
-    with pytest.raises(UserError, match="another config or input"):
+    with pytest.raises(UserError, match="config was"):
         writer(path, config="third")
 
 

@@ -139,7 +139,7 @@ def test_other_particles_are_noticed(box, tmp_path, capsys):
     finally:
         for p, content in kept.items():
             p.write_bytes(content)
-    assert "another snapshot" in capsys.readouterr().err
+    assert "inputs.snapshot was" in capsys.readouterr().err
 
 
 def test_root_and_field_attributes(box):
