@@ -20,7 +20,7 @@ from pathlib import Path
 from hpcdiff import __version__, files
 from hpcdiff.config import Config, read_config
 from hpcdiff.errors import Busy, Stopped, UserError, disk_error, nearest
-from hpcdiff.world import World, join_world, launched_rank
+from hpcdiff.world import TorchWorld, World, join_world, launched_rank
 
 DONE, FAULT, USER, STOPPED = 0, 1, 2, 75
 
@@ -95,17 +95,22 @@ def run_stage(
         world.print(f"hpcdiff {stage}: {reason}")
         return _ended(stage, config, world, DONE, reason)
     except UserError as error:
+        if world:
+            world.close_bar()
         if world.main if world else launched_rank(stage) == 0:
             print(f"hpcdiff {stage}: error: {error}", file=sys.stderr, flush=True)
         if isinstance(error, Busy):  # the status file is the other's
             return USER
         return USER if dry else _ended(stage, config, world, USER, str(error))
     except Stopped as error:
+        world.close_bar()
         if world.main:
             print(f"hpcdiff {stage}: stopped: {error}", file=sys.stderr, flush=True)
         return _ended(stage, config, world, STOPPED, str(error))
     except BaseException as error:
         said = disk_error(error)
+        if world:
+            world.close_bar()
         status, reason = (FAULT, f"{type(error).__name__}: {error}") if said is None else (USER, said)
         if said is None:
             traceback.print_exc()
@@ -172,6 +177,11 @@ def _ended(stage: str, config, world: World | None, status: int, reason: str) ->
     if world is not None:
         world.barrier()
         world.close()
+        if isinstance(world, TorchWorld) and world.size > 1:
+            # all is written; threads of gloo that outlive the process group can abort the interpreter's own way out
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)
     return status
 
 

@@ -25,7 +25,7 @@ class World:
     rank, size = 0, 1
 
     def __init__(self) -> None:
-        self.stop = False
+        self.stop, self.bar = False, None
 
     @property
     def main(self) -> bool:
@@ -84,7 +84,13 @@ class World:
         from tqdm import tqdm
 
         quiet = not sys.stderr.isatty()  # in a log file a line every 10 s is enough
-        return tqdm(total=total, unit=unit, initial=initial, disable=not self.main, mininterval=10.0 if quiet else 0.2, smoothing=0.05)
+        self.bar = tqdm(total=total, unit=unit, initial=initial, disable=not self.main, mininterval=10.0 if quiet else 0.2, smoothing=0.05)
+        return self.bar
+
+    def close_bar(self) -> None:
+        """End the line of the progress bar, so that what is printed next stands on a line of its own."""
+        if self.bar is not None:
+            self.bar.close()
 
 
 class MPIWorld(World):

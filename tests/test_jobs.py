@@ -60,23 +60,23 @@ def test_job_scripts_are_short_valid_and_name_their_stage(stage):
 
 @pytest.mark.parametrize("stage", STAGES[:2])
 def test_mpi_stages_run_under_srun_with_pmix(slurm, config, stage):
-    done, log = slurm(f"{stage}.sbatch", config, "run.seed=3")
-    assert done.returncode == 0, done.stderr
+    done, log = slurm(f"{stage}.sbatch", config, "run.seed=3", SRUN_DOES="true")
     assert f"srun --mpi=pmix python -m hpcdiff.{stage} {config} run.seed=3" in log
     assert slurm(f"{stage}.sbatch", config, SRUN_DOES="exit 2")[0].returncode != 0
 
 
-@pytest.mark.parametrize("stage", STAGES[2:])
+@pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize(("status", "code", "requeued"), [(0, 0, False), (75, 0, True), (2, 1, False), (1, 1, False), (None, 1, False)])
-def test_torch_stages_decide_from_the_status_file(slurm, config, stage, status, code, requeued):
-    """torchrun's own status is always 1 or 0; a status file of an earlier run must not count."""
+def test_jobs_decide_from_the_status_file(slurm, config, stage, status, code, requeued):
+    """A launcher's own status says little (torchrun's is 0 or 1); a status file of an earlier run must not count."""
     file = config.parent / "run" / f"{stage}.status.json"
     file.write_text('{\n "exit": 0,\n "reason": "an earlier run"\n}\n')
     write = "true" if status is None else f'printf \'{{\\n "exit": {status},\\n "reason": "x"\\n}}\\n\' >{file}'
     done, log = slurm(f"{stage}.sbatch", config, SRUN_DOES=f"{write}; exit {int(status != 0)}")
     assert done.returncode == code, done.stderr
     assert ("scontrol requeue 42" in log) == requeued
-    assert "torchrun --nnodes=2 --nproc-per-node=4" in log and "node7:20042" in log
+    if stage in STAGES[2:]:
+        assert "torchrun --nnodes=2 --nproc-per-node=4" in log and "node7:20042" in log
 
 
 def test_the_time_limits_signal_reaches_the_step(slurm, config):
@@ -98,7 +98,7 @@ def test_the_pipeline_is_a_chain(slurm, config):
 
 def test_the_pipeline_starts_where_told_and_refuses_a_bad_config_before_it_submits(slurm, config):
     done, log = slurm("pipeline.sh", config, FIRST="sample")
-    assert done.returncode == 0 and log.count("sbatch") == 2
+    assert done.returncode == 0 and sum(line.startswith("sbatch") for line in log.splitlines()) == 2
     done, again = slurm("pipeline.sh", config, "trian.lr=1")
     assert done.returncode == 2 and again == log
     assert slurm("pipeline.sh")[0].returncode == 2

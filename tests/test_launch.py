@@ -70,17 +70,17 @@ def test_many_tasks_that_each_run_alone_are_a_wrong_launch(tmp_path, stage):
 def test_srun_variables_become_torchs(monkeypatch):
     for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
-    for name, value in {"STEP_NUM_TASKS": "4", "PROCID": "3", "LOCALID": "1", "JOB_ID": "7", "LAUNCH_NODE_IPADDR": "10.0.0.1"}.items():
+    for name, value in {"STEP_NUM_TASKS": "4", "PROCID": "3", "LOCALID": "1", "JOB_ID": "7", "STEP_NODELIST": "gpu[07-09,12],cpu1"}.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
     world._environment_of_srun()
     import os
 
-    assert [os.environ[k] for k in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR")] == ["4", "3", "1", "10.0.0.1"]
+    assert [os.environ[k] for k in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR")] == ["4", "3", "1", "gpu07"]
 
 
 def test_plain_srun_like_processes_form_one_world(tmp_path):
     """Two processes with Slurm's variables alone, as plain `srun -n 2` starts them."""
-    common = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_JOB_ID": str(time.time_ns() % 10000), "SLURM_LAUNCH_NODE_IPADDR": "127.0.0.1"}
+    common = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_JOB_ID": str(time.time_ns() % 10000), "SLURM_STEP_NODELIST": "localhost"}
     code = "from hpcdiff.world import TorchWorld; w = TorchWorld(); print(w.allgather({'rank': w.rank}), w.stop_agreed()); w.close()"
     both = [
         subprocess.Popen(
@@ -121,7 +121,7 @@ def test_failing_together():
         rank, size = 1, 3
 
         def allgather(self, value):
-            return [None, value, "rank 2 said this, there, so"]
+            return [[None, None], value, ["rank 2 said this, there, so", None]]
 
     with pytest.raises(UserError, match="rank 2 said this"), Three().together():
         pass

@@ -70,7 +70,9 @@ class Shards:
 
     def write(self, views: np.ndarray, maps: dict[str, np.ndarray]) -> None:
         """Write one batch: views int64 (n,), maps {field: float32 (n, S, npix, npix)}; the file appears when it is whole."""
-        tensors = {name: np.ascontiguousarray(maps[name], np.float32) for name in self.outputs} | {"views": np.asarray(views, np.int64)}
+        tensors = {name: np.ascontiguousarray(maps[name], np.float32) for name in self.outputs} | {
+            "views": np.ascontiguousarray(views, np.int64)
+        }
         data = safetensors.numpy.save(tensors, {"crc32": str(_crc(tensors))})
         files.write_atomic(self.folder / f"part-{int(views[0]):012d}.safetensors", data)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
@@ -30,7 +32,10 @@ class DDPEngine:
         self.parallel = denoiser
         if world.size > 1:
             ids = [self.device] if self.device.type == "cuda" else None
-            self.parallel = DistributedDataParallel(denoiser, device_ids=ids, gradient_as_bucket_view=True, broadcast_buffers=False)
+            # buffers are constants here; the option that says so has another name since PyTorch 2.13
+            names = inspect.signature(DistributedDataParallel).parameters
+            option = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
+            self.parallel = DistributedDataParallel(denoiser, device_ids=ids, gradient_as_bucket_view=True, **{option: False})
         self.named = dict(self.denoiser.named_parameters())
         self.optimiser = torch.optim.Adam(self.named.values(), lr=lr, fused=True)
         self.ema = {name: p.detach().clone() for name, p in self.named.items()}
