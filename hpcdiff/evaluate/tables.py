@@ -43,7 +43,7 @@ def mean(summary: dict | None, form: str = ".3f") -> str:
     """Mean ± its error."""
     if summary is None:
         return "–"
-    error = "" if summary["error_of_mean"] is None else f" ± {number(summary['error_of_mean'], form)}"
+    error = "" if summary["error_of_mean"] is None else f" ± {number(summary['error_of_mean'], form.lstrip('+'))}"
     return number(summary["mean"], form) + error
 
 
