@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -48,7 +49,7 @@ def run(stage: str, *arguments: object, ranks: int = 1, timeout: float = 240, **
     try:
         out, err = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
+        kill(process)
         out, err = process.communicate()
         pytest.fail(f"{' '.join(command)} did not end within {timeout} s\n{out[-2000:]}\n{err[-4000:]}")
     return subprocess.CompletedProcess(command, process.returncode, out, err)
@@ -63,9 +64,20 @@ def start(stage: str, *arguments: object, ranks: int = 1, **more: str) -> subpro
     )
 
 
+def descendants(pid: int) -> list[int]:
+    """Process ids below one process."""
+    try:
+        children = [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+    return [*children, *(d for c in children for d in descendants(c))]
+
+
 def kill(process: subprocess.Popen) -> None:
-    """SIGKILL to the whole process group, as a node that dies."""
-    os.killpg(process.pid, signal.SIGKILL)
+    """SIGKILL to a process and all below it, as a node that dies; mpirun and torchrun give each rank a group of its own."""
+    for pid in [*descendants(process.pid), process.pid]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
     process.wait()
 
 

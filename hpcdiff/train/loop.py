@@ -41,13 +41,13 @@ def finished(config: Config, maps: MapFile) -> str | None:
     if not path.exists():
         return None
     content = read_model_config(path)
-    _agree(config, content["config"], content["info"]["inputs"], maps, path, content["info"]["images"])
+    _agree(config, content["config"], content["info"]["inputs"], maps, path)
     return f"{path} is already trained on {content['info']['images']} images" if content["info"]["images"] >= config.train.images else None
 
 
-def _agree(config: Config, old: dict, inputs: dict, maps: MapFile, where, images: int) -> None:
+def _agree(config: Config, old: dict, inputs: dict, maps: MapFile, where: object) -> None:
     refuse_difference(old, config.resolved(*SECTIONS), where, "train", EXEMPT)
-    if config.train.images < min(images, old["train"]["images"]):
+    if config.train.images < old["train"]["images"]:
         raise UserError(
             f"train.images was {old['train']['images']} and is now {config.train.images}", where, "set it back, or train --overwrite"
         )
@@ -96,7 +96,7 @@ def train(config: Config, world: World) -> str:
     found = checkpoint.load_newest(folder, world)
     if found:
         manifest, tensors = found
-        _agree(config, manifest["config"], manifest["state"]["inputs"], maps, folder, manifest["images"])
+        _agree(config, manifest["config"], manifest["state"]["inputs"], maps, folder)
         images, skipped = manifest["images"], manifest["state"]["skipped"]
         engine.load(tensors, manifest["state"]["updates"])
     world.print(

@@ -13,7 +13,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from conftest import DATA, refused, run, start
+from conftest import DATA, kill, refused, run, start
 from tiny_box import BOX, particles, write_config, write_halos, write_snapshot
 
 from hpcdiff.cosmology import K_B, M_E_C2, M_P, MPC_CM, MSUN_G, SIGMA_T, Background
@@ -52,15 +52,6 @@ def contents(path: Path) -> dict[str, bytes]:
         return {f"{g}/{name}": data[:].tobytes() for g in ("fields", "catalog") for name, data in f[g].items()}
 
 
-def descendants(pid: int) -> list[int]:
-    """Process ids below one process."""
-    try:
-        children = [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except OSError:
-        return []
-    return [*children, *(d for c in children for d in descendants(c))]
-
-
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_serial_is_parallel(box, ranks):
     done = run("project", config_of(box), f"run.dir={box}/ranks{ranks}", ranks=ranks)
@@ -79,10 +70,7 @@ def test_killed_and_run_again_gives_the_same_bytes(box):
         with contextlib.suppress(OSError, KeyError), h5py.File(partial, "r") as f:
             views = int((f["catalog/checksum"][:] != 0).sum())
         if views:
-            for pid in [*descendants(process.pid), process.pid]:  # mpirun gives every rank a process group of its own
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            process.wait()
+            kill(process)
             break
         time.sleep(0.005)
     finished = (work / "maps.h5").exists()
