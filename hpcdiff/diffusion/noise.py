@@ -14,7 +14,7 @@ from torch import Tensor
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
 _LOW = 0xFFFFFFFF
-_NORMAL, _UNIFORM = 0, 1
+_NORMAL, _UNIFORM, _SIGN = 0, 1, 2
 
 
 def normal(keys: Tensor, counter: int, shape: Sequence[int]) -> Tensor:
@@ -34,6 +34,13 @@ def uniform(keys: Tensor, counter: int, shape: Sequence[int]) -> Tensor:
     """Uniform numbers in the open interval (0, 1), multiples of 2^-24; keys int64 (B,) -> float32 (B, *shape)."""
     words, total = _words(keys, counter, shape, _UNIFORM)
     draws = torch.stack([(word >> 9).float().add_(0.5).mul_(2.0**-23) for word in words])
+    return _rows(draws, total, shape)
+
+
+def rademacher(keys: Tensor, counter: int, shape: Sequence[int]) -> Tensor:
+    """Independent signs, -1 or 1 with equal chance; keys int64 (B,) -> float32 (B, *shape)."""
+    words, total = _words(keys, counter, shape, _SIGN)
+    draws = torch.stack([(word >> 31).float().mul_(2.0).sub_(1.0) for word in words])
     return _rows(draws, total, shape)
 
 

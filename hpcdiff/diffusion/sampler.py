@@ -40,6 +40,7 @@ def sample(
     device: torch.device | str | None = None,
     dtype: torch.dtype = torch.float32,
     on_step: Callable[[int], None] | None = None,
+    churn: float = 0.0,
 ) -> Tensor:
     """Samples (B, C, H, W) of the posterior that `denoise` is the mean of.
 
@@ -50,9 +51,12 @@ def sample(
     init: tensor to start from, at noise level sigma_max; None = N(0, sigma_max^2).
     device, dtype: of the samples, where neither `init` nor the keys say it.
     on_step: called with 0, 1, ... after each step; may raise to stop.
-    Raises ValueError for an unknown sampler and for shapes that do not agree.
+    churn: of `heun`, how much fresh noise its steps add in all (S_churn of Karras et al. 2022); 0 = none, the plain ODE.
+    Raises ValueError for an unknown sampler, churn that it does not have, and for shapes that do not agree.
     """
     _check(sampler)
+    if churn < 0 or (churn and sampler != "heun"):
+        raise ValueError(f"churn is for heun and not negative, not {churn} for {sampler}")
     sde = sde or VESDE()
     shape = tuple(shape)
     if len(shape) != 4:
@@ -75,7 +79,8 @@ def sample(
         return denoise(x, torch.full(shape[:1], sigma, device=device, dtype=dtype)).to(dtype)
 
     x = sde.sigma_max * noise(0) if init is None else init
-    return SAMPLERS[sampler](x, denoised, noise, sde, steps, on_step or (lambda step: None))
+    options = {"churn": churn} if churn else {}
+    return SAMPLERS[sampler](x, denoised, noise, sde, steps, on_step or (lambda step: None), **options)
 
 
 def _check(sampler: str) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from hpcdiff.diffusion import derive_key, normal, uniform
+from hpcdiff.diffusion import derive_key, normal, rademacher, uniform
 from hpcdiff.diffusion.noise import philox
 
 torch.set_num_threads(1)
@@ -44,18 +44,25 @@ def test_uniform_law():
     assert u.min() > 0 and u.max() < 1
 
 
+def test_rademacher_law():
+    signs = rademacher(derive_key(3, torch.arange(64)), 5, (2, 64, 64))
+    assert signs.dtype == torch.float32 and signs.abs().eq(1).all()
+    assert abs(signs.double().mean()) < 4 / signs.numel() ** 0.5
+
+
 def test_draws_of_keys_counters_pixels_and_kinds_are_uncorrelated():
     keys = derive_key(0, torch.arange(4))
     rows = torch.cat([normal(keys, counter, (1, 128, 128)) for counter in (0, 1, 2**32)]).flatten(1)
     lag = 4096  # the four words of one Philox block lie a quarter of the image apart
-    rows = torch.cat([rows, rows.roll(lag, dims=1), rows.roll(1, dims=1), uniform(keys, 0, (1, 128, 128)).flatten(1)])
+    others = [draw(keys, 0, (1, 128, 128)).flatten(1) for draw in (uniform, rademacher)]
+    rows = torch.cat([rows, rows.roll(lag, dims=1), rows.roll(1, dims=1), *others, others[1].roll(lag, dims=1)])
     correlation = torch.corrcoef(rows.double()) - torch.eye(len(rows))
     assert correlation.abs().max() < 5 / 16384**0.5
 
 
 def test_a_row_depends_on_its_key_counter_and_shape_alone():
     keys = derive_key(9, torch.arange(5))
-    for draw in (normal, uniform):
+    for draw in (normal, uniform, rademacher):
         together = draw(keys, 7, (2, 6, 6))
         alone = torch.cat([draw(keys[i : i + 1], 7, (2, 6, 6)) for i in range(5)])
         assert torch.equal(together, alone)
