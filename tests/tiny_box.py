@@ -13,11 +13,14 @@ BOX = 40.0
 
 
 def particles(seed: int = 0, n: int = 3000, centres: np.ndarray | None = None) -> dict[int, dict[str, np.ndarray]]:
-    """Gas (0) and dark matter (1) in Mpc, Msun, g/cm^3 and (km/s)^2: clumps about `centres` on a smooth background."""
+    """Gas (0) and dark matter (1) in Mpc, Msun, g/cm^3 and (km/s)^2: clumps about `centres` on a smooth background.
+
+    The clumps have an M200m near the 2e14 Msun that `write_halos` gives them.
+    """
     rng = np.random.default_rng(seed)
     centres = rng.uniform(0, BOX, (8, 3)) if centres is None else centres
     out = {}
-    for kind, mass in ((0, 1e10), (1, 5e10)):
+    for kind, mass in ((0, 5e13 * len(centres) / n), (1, 2.5e14 * len(centres) / n)):
         near = centres[rng.integers(len(centres), size=n)] + rng.normal(0, 1.0, (n, 3))
         position = np.concatenate([near, rng.uniform(0, BOX, (n // 2, 3))]) % BOX
         m = len(position)

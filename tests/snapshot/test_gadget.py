@@ -6,11 +6,11 @@ import h5py
 import numpy as np
 import pytest
 from conftest import DATA
-from tiny_box import BOX, particles, write_snapshot
+from tiny_box import BOX, H, particles, write_snapshot
 
 from hpcdiff.cosmology import Background
 from hpcdiff.errors import UserError
-from hpcdiff.snapshot import neighbour_distance, open_snapshot
+from hpcdiff.snapshot import open_snapshot
 
 K_OVER_MP = 1.380649e-16 / 1.67262192369e-24
 
@@ -24,7 +24,7 @@ def test_chunks_and_slabs_give_the_whole_in_mpc_and_msun(tmp_path, z):
     n = snapshot.count("gas")
     edges = [0, 7, 7, 150, n]
     parts = [snapshot.read("gas", a, b) for a, b in zip(edges, edges[1:], strict=False)]
-    gas = {name: np.concatenate([getattr(p, name) for p in parts]) for name in vars(parts[0])}
+    gas = {name: np.concatenate([getattr(p, name) for p in parts]) for name, value in vars(parts[0]).items() if value is not None}
     assert np.array_equal(gas["index"], np.arange(n))
     for name, stored in (("position", "Coordinates"), ("mass", "Masses"), ("h", "SmoothingLength"), ("density", "Density")):
         assert gas[name] == pytest.approx(data[0][stored], rel=1e-9)
@@ -59,13 +59,6 @@ def test_cell_volume_stands_in_for_a_smoothing_length(tmp_path):
     assert gas.electrons == pytest.approx(1 / 1.13)
 
 
-def test_neighbour_distance_is_periodic_and_counts_others():
-    side = np.arange(6) / 6
-    lattice = np.stack(np.meshgrid(side, side, side, indexing="ij"), axis=-1).reshape(-1, 3)
-    assert neighbour_distance(lattice, 1.0, n=6) == pytest.approx(1 / 6)
-    assert neighbour_distance(lattice, 1.0, n=7) == pytest.approx(np.sqrt(2) / 6)
-
-
 def test_cosmology_is_the_snapshots_and_config_fills_gaps(tmp_path):
     (path,) = write_snapshot(tmp_path / "s.hdf5", particles(n=20), OmegaBaryon=0.05)
     config = Background(Ob0=0.045, sigma8=0.77)
@@ -74,6 +67,37 @@ def test_cosmology_is_the_snapshots_and_config_fills_gaps(tmp_path):
     with pytest.raises(UserError, match=r"cosmology.Ob0 is 0.045 and the snapshot's own is 0.05"):
         open_snapshot(path, config, {"cosmology.Ob0"})
     open_snapshot(path, Background(Ob0=0.05002), {"cosmology.Ob0"})
+
+
+@pytest.mark.parametrize(("name", "key", "value"), [("Omega0", "Om0", 0.3), ("HubbleParam", "h", 0.7)])
+def test_matter_and_hubble_are_never_guessed(tmp_path, name, key, value):
+    (path,) = write_snapshot(tmp_path / "s.hdf5", particles(n=20))
+    with h5py.File(path, "r+") as f:
+        del f["Header"].attrs[name]
+    with pytest.raises(UserError, match=rf"does not say cosmology.{key} .*{name}.*set cosmology.{key}"):
+        open_snapshot(path, Background())
+    snapshot = open_snapshot(path, Background(**{key: value * 0.9}), {f"cosmology.{key}"})
+    assert getattr(snapshot.background, key) == value * 0.9 and key not in snapshot.assumed
+
+
+@pytest.mark.parametrize("written", [None, 0.0, 0.04])
+@pytest.mark.parametrize("gas", [True, False])
+def test_baryons_of_none_are_meant_only_where_there_are_none(tmp_path, written, gas):
+    """A header's 0 is what runs of dark matter alone write, and what others leave there."""
+    data = particles(n=20)
+    (path,) = write_snapshot(tmp_path / "s.hdf5", data if gas else {1: data[1]})
+    with h5py.File(path, "r+") as f:
+        del f["Header"].attrs["OmegaBaryon"]
+        if written is not None:
+            f["Header"].attrs["OmegaBaryon"] = written
+    said = written is not None and (written > 0 or not gas)
+    snapshot = open_snapshot(path, Background(Ob0=0.045))
+    assert ("Ob0" in snapshot.assumed) == (not said) and snapshot.background.Ob0 == (written if said else 0.045)
+    if said:
+        with pytest.raises(UserError, match=f"cosmology.Ob0 is 0.05 and the snapshot's own is {written:g}"):
+            open_snapshot(path, Background(Ob0=0.05), {"cosmology.Ob0"})
+    else:
+        assert "Ob0" not in open_snapshot(path, Background(Ob0=0.05), {"cosmology.Ob0"}).assumed
 
 
 def damaged(path, kind, name, row, value):
@@ -86,9 +110,11 @@ def damaged(path, kind, name, row, value):
     [
         (0, "Coordinates", np.nan, "coordinates that are not finite"),
         (1, "Coordinates", 1e7, "outside the box"),
+        (0, "Coordinates", -0.05 * 1e3 * H * BOX, "outside the box"),
         (1, "Masses", -1.0, "negative"),
         (0, "SmoothingLength", 0.0, "smoothing lengths"),
         (1, "SmoothingLength", np.nan, "smoothing lengths"),
+        (1, "SmoothingLength", 0.51e3 * H * BOX, "more than half the box"),
         (0, "Density", 0.0, "densit"),
         (0, "InternalEnergy", np.nan, "temperatures"),
     ],
@@ -96,8 +122,28 @@ def damaged(path, kind, name, row, value):
 def test_senseless_particles_are_refused(tmp_path, kind, name, value, says):
     (path,) = write_snapshot(tmp_path / "s.hdf5", particles(n=50))
     damaged(path, kind, name, 17, value)
-    with pytest.raises(UserError, match=f"(?s){says}.*particle 17 of 1"):
+    with pytest.raises(UserError, match=f"(?s){says}.*the first is particle 17; 1 in all"):
         open_snapshot(path, Background()).read("gas" if kind == 0 else "dm", 0, 75)
+
+
+def test_particles_that_drifted_out_come_back_through_the_wall(tmp_path):
+    (path,) = write_snapshot(tmp_path / "s.hdf5", particles(n=50))
+    stored = np.array([[-0.2, 40.3, 40.0], [-1e-300, 39.9, 0.0]]) * 1e3 * H
+    with h5py.File(path, "r+") as f:
+        f["PartType1/Coordinates"][:2] = stored
+    position = open_snapshot(path, Background()).read("dm", 0, 75).position
+    assert position[:2] == pytest.approx(np.array([[39.8, 0.3, 0.0], [0.0, 39.9, 0.0]]), abs=1e-9)
+    assert (position >= 0).all() and (position < BOX).all()
+
+
+def test_density_zero_where_it_gives_the_support_radius(tmp_path):
+    (path,) = write_snapshot(tmp_path / "s.hdf5", particles(n=50))
+    with h5py.File(path, "r+") as f:
+        del f["PartType0/SmoothingLength"]
+        f["PartType0/Density"][9] = 0.0
+    for gas, says in ((True, "densities that are not above 0"), (False, r"smoothing lengths \(or densities\)")):
+        with pytest.raises(UserError, match=f"{says}.*the first is particle 9; 1 in all"):
+            open_snapshot(path, Background()).read("gas", 0, 75, gas=gas)
 
 
 def test_files_that_are_no_snapshot_are_refused(tmp_path):
