@@ -1,4 +1,4 @@
-"""`hpcdiff STAGE CONFIG.yaml ...`: the console script; the same as `python -m hpcdiff.STAGE CONFIG.yaml ...`."""
+"""`hpcdiff STAGE CONFIG.yaml ...` and `hpcdiff maps ...`: the console script; the same as `python -m hpcdiff.STAGE ...`."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ import sys
 from hpcdiff.errors import nearest
 from hpcdiff.world import STAGES
 
-USAGE = f"usage: hpcdiff {{{','.join(STAGES)}}} CONFIG.yaml [section.key=value ...] [--dry-run] [--overwrite]"
+USAGE = f"usage: hpcdiff {{{','.join(STAGES)}}} CONFIG.yaml [section.key=value ...] [--dry-run] [--overwrite], or hpcdiff maps --help"
+COMMANDS = (*STAGES, "maps")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one stage; returns its exit status (contract: 0, 1, 2 or 75)."""
+    """Run one stage, or a command about map files; returns its exit status (contract: 0, 1, 2 or 75)."""
     argv = sys.argv[1:] if argv is None else argv
     if argv and argv[0] in ("-h", "--help"):
         print(USAGE)
         return 0
-    if not argv or argv[0] not in STAGES:
-        said = f"unknown stage {argv[0]!r}{nearest(argv[0], STAGES)}" if argv else "no stage given"
+    if not argv or argv[0] not in COMMANDS:
+        said = f"unknown stage {argv[0]!r}{nearest(argv[0], COMMANDS)}" if argv else "no stage given"
         print(f"hpcdiff: error: {said}, on the command line, {USAGE}", file=sys.stderr)
         return 2
     return importlib.import_module(f"hpcdiff.{argv[0]}.__main__").main(argv[1:])

@@ -10,12 +10,11 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
-
 from hpcdiff.errors import UserError, nearest
-from hpcdiff.strict import build, check_bounds, fields_of, leaves, merge, number, one_of, reference, some_of, to_yaml
+from hpcdiff.strict import check_bounds, fields_of, leaves, number, one_of, read, reference, some_of, to_yaml
 
 FIELDS = ("gas", "dm", "star", "total", "sz", "compton_y", "xray", "temperature")
+HOT_GAS = ("sz", "compton_y", "xray", "temperature")
 TRANSFORMS = ("linear", "asinh", "log10")
 SAMPLERS = ("euler_maruyama", "predictor_corrector", "heun", "dpmpp_2m", "dpmpp_2m_sde")
 
@@ -40,8 +39,8 @@ class Cosmology:
 
     Om0: float = number(0.3, above=0, high=1)
     """Matter density today over the critical one."""
-    Ob0: float = number(0.045, above=0, high=1)
-    """Baryon density today over the critical one."""
+    Ob0: float = number(0.045, low=0, high=1)
+    """Baryon density today over the critical one; 0 in a run of dark matter alone."""
     h: float = number(0.7, above=0, high=2)
     """Hubble constant over 100 km/s/Mpc."""
     sigma8: float = number(0.8, above=0)
@@ -91,7 +90,9 @@ class Split:
     """Which halos train, validate and test: a hash of (seed, id) against the cumulative fractions."""
 
     by: str = one_of("halo", "group", "region")
-    """What must stay together; `region` is not built yet."""
+    """What must stay together; `region`: blocks of the box, with a gap of one map between the parts."""
+    blocks: int = number(4, low=2, high=256)
+    """`region`: blocks of the box along each side."""
     train: float = number(0.8, low=0, high=1)
     """Fraction for training."""
     val: float = number(0.1, low=0, high=1)
@@ -103,27 +104,57 @@ class Split:
 
 
 @dataclass
+class GasCut:
+    """Which gas counts as hot."""
+
+    temperature: float | None = number(None, above=0)
+    """Gas colder than this or as cold, K, is left out; null = none is."""
+    density: float | None = number(None, above=0)
+    """Gas denser than this or as dense, physical g/cm^3, is left out; null = none is."""
+    star_forming: bool = True
+    """false: star-forming gas and decoupled winds are left out."""
+    fields: list[str] = some_of(*HOT_GAS, "gas", default=HOT_GAS)
+    """Fields that the cut acts on; `gas` too gives the projected hot gas."""
+
+
+@dataclass
 class Project:
     """Particles to maps."""
 
     snapshot: str | None = None
     """File, folder or glob of chunk files; null = `snapshot` below `run.dir`."""
     halos: str | None = None
-    """Halo catalogue (HDF5 or CSV); null = `halos.hdf5` below `run.dir`."""
+    """Halo catalogue: a file, or a folder or glob of chunks; null = `halos.hdf5` below `run.dir`."""
+    catalog: str = one_of("auto", "hpcdiff", "csv", "subfind", "soap", "rockstar", "ahf")
+    """Format of the halo catalogue; `auto`: found from its content."""
+    mass_range: list[float] | None = None
+    """[lowest, highest] M200m of the halos that are projected, Msun; null = all."""
     fields: list[str] = some_of(*FIELDS, default=("gas", "dm", "sz", "xray"))
-    """Fields to project; `temperature` is not built yet."""
+    """Fields to project."""
     npix: int = number(128, low=2)
     """Pixels a side."""
     width: float | str = 12.8
-    """Side of the map, physical Mpc, or a text such as "2 R200m"."""
-    depth: float | str = 12.8
-    """Depth along the line of sight, physical Mpc, likewise."""
+    """Side of the map, physical Mpc, or a text such as "2 R200m" (or R200c, R500c)."""
+    depth: float | str | dict[str, float | str] = 12.8
+    """Depth along the line of sight, physical Mpc, likewise; or one a field, as {sz: 100, dm: 12.8}."""
     method: str = one_of("exact", "mesh")
-    """`exact`: pixel average of the analytic column; `mesh` (the paper's 3D mesh, summed) is not built yet."""
-    gaunt: float = number(1.2, above=0)
-    """Free-free Gaunt factor of `xray`."""
+    """`exact`: pixel average of the analytic column; `mesh`: the paper's 3D mesh of npix^3 points, summed, for comparison."""
+    beam: float | str | dict[str, float | str] | None = None
+    """FWHM of a Gaussian that smooths the maps, physical Mpc, or a text such as "0.015 R200c"; or one a field, as {sz: 0.3}; null = none."""
+    oversample: int = number(1, low=1)
+    """Maps are made with `oversample` times as many pixels a side, smoothed by the beam, and averaged down."""
+    gaunt: float | str = number(1.2, above=0)
+    """Free-free Gaunt factor of `xray`: a number, or `fit`: averaged over the thermal spectrum of each particle's temperature."""
+    cooling: str | None = None
+    """Table of Lambda(T, Z) for `xray` in place of bremsstrahlung, text or HDF5 (`docs/cooling.md`); null = none."""
+    gas_cut: GasCut = field(default_factory=GasCut)
+    """Which gas counts as hot."""
     mu_e: float = number(1.13, above=0)
     """Mean molecular weight per electron where the snapshot has no electron abundance."""
+    particles: str = one_of("all", "members")
+    """`all` that a view sees; `members`: those alone that the halo catalogue names as the halo's own."""
+    memory_gb: float = number(4.0, above=0)
+    """Memory a rank for particles and maps, 1e9 bytes; less means more passes over the snapshot, and the same maps."""
     views: Views = field(default_factory=Views)
     """Sightlines and axes."""
     split: Split = field(default_factory=Split)
@@ -289,25 +320,7 @@ def read_config(path: str | Path, overrides: list[str] = ()) -> Config:
         UserError: the file is missing or not YAML, a key is unknown (the nearest valid one is named), a value has the
             wrong type or is out of range, or an environment variable `${VAR}` is not set.
     """
-    try:
-        tree = yaml.safe_load(Path(path).read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError("cannot read the config", path, getattr(error, "strerror", None) or str(error)) from None
-    except yaml.YAMLError as error:
-        raise UserError("the config is not YAML", path, " ".join(str(error).split())) from None
-    tree = {} if tree is None else tree
-    if not isinstance(tree, dict):
-        raise UserError("the config is not a mapping of sections", path, "see configs/quickstart.yaml")
-    for text in overrides:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise UserError(f"{text!r} is not an override", "command line", "write section.key=value")
-        try:
-            merge(Config, tree, key.strip().split("."), yaml.safe_load(value))
-        except yaml.YAMLError:
-            raise UserError(f"the value of {key} is not YAML", "command line", "quote it") from None
-    given: set[str] = set()
-    config = build(Config, tree, given, f"{path} and the command line" if overrides else str(path))
+    config, given = read(Config, path, overrides)
     config.given = frozenset(given)
     check_bounds(config, str(path))
     _check_together(config, str(path))
@@ -323,9 +336,16 @@ def _check_together(config: Config, where: str) -> None:
             len(config.simulate.mass_range) == 2 and 0 < config.simulate.mass_range[0] < config.simulate.mass_range[1],
             "give [lowest, highest] in Msun",
         ),
+        (
+            "project.mass_range",
+            project.mass_range is None or (len(project.mass_range) == 2 and 0 <= project.mass_range[0] < project.mass_range[1]),
+            "give [lowest, highest] in Msun, or null",
+        ),
         ("cosmology.Ob0", config.cosmology.Ob0 < config.cosmology.Om0, "it must be below Om0"),
         ("project.width", isinstance(project.width, str) or project.width > 0, "it must be above 0"),
-        ("project.depth", isinstance(project.depth, str) or project.depth > 0, "it must be above 0"),
+        ("project.depth", all(isinstance(d, str) or d > 0 for d in _each(project.depth)), "it must be above 0"),
+        ("project.beam", all(b is None or isinstance(b, str) or b > 0 for b in _each(project.beam)), "it must be above 0"),
+        ("project.gaunt", project.gaunt == "fit" or not isinstance(project.gaunt, str), 'give a number, or "fit"'),
         ("project.split", abs(split.train + split.val + split.test - 1) < 1e-9, "train + val + test must be 1"),
         ("diffusion.sigma_min", diffusion.sigma_min < diffusion.sigma_max, "it must be below sigma_max"),
         ("network.multipliers", all(m > 0 for m in config.network.multipliers) and config.network.multipliers, "whole numbers above 0"),
@@ -339,10 +359,15 @@ def _check_together(config: Config, where: str) -> None:
     for key, ok, how in rules:
         if not ok:
             raise UserError(f"{key} does not hold together", where, how)
-    if isinstance(config.task.transform, dict):
-        for name in config.task.transform:
+    for key, value in (("task.transform", config.task.transform), ("project.beam", project.beam), ("project.depth", project.depth)):
+        for name in value if isinstance(value, dict) else ():
             if name not in FIELDS:
-                raise UserError(f"task.transform names {name!r}{nearest(name, FIELDS)}", where, "name a field")
+                raise UserError(f"{key} names {name!r}{nearest(name, FIELDS)}", where, "name a field")
+
+
+def _each(value: object) -> list:
+    """The values of a mapping, or the one value."""
+    return list(value.values()) if isinstance(value, dict) else [value]
 
 
 def all_keys() -> list[str]:

@@ -13,8 +13,9 @@ import platform
 import signal
 import subprocess
 import sys
+import threading
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from hpcdiff import __version__, files
@@ -23,6 +24,8 @@ from hpcdiff.errors import Busy, Stopped, UserError, disk_error, nearest
 from hpcdiff.world import TorchWorld, World, join_world, launched_rank
 
 DONE, FAULT, USER, STOPPED = 0, 1, 2, 75
+PATIENCE = 30.0
+"""Seconds that a rank with a user's error waits for the others to come to the same end, before it ends them all."""
 
 
 def provenance(world: World, **more: object) -> str:
@@ -63,6 +66,7 @@ def run_stage(
     work: Callable[[Config, World], str],
     outputs: Callable[[Config], Iterable[Path]],
     argv: list[str] | None = None,
+    check: Callable[[Config], Iterable[str]] | None = None,
 ) -> int:
     """Parse the command line, join the ranks, run one stage, and say how it ended.
 
@@ -72,25 +76,26 @@ def run_stage(
         work: (config, world) -> one line about what was done; may raise UserError (the same on every rank) or Stopped.
         outputs: config -> paths that `--overwrite` removes first.
         argv: the command line without the program; None = sys.argv.
+        check: config -> lines that `--check` prints as they come; None = the stage has no such option.
     Returns:
         The exit status: 0 done, 2 the user's input, 75 stopped by a signal after saving, 1 a fault of ours.
     """
     argv = sys.argv[1:] if argv is None else argv
     if "-h" in argv or "--help" in argv:
         if launched_rank(stage) == 0:
-            print(_usage(stage))
+            print(_usage(stage, check is not None))
         return DONE
     world, config, dry, lock = None, None, False, None
     try:
-        config, dry, overwrite = _parse(stage, argv)
+        config, options = _parse(stage, argv, check is not None)
+        dry = bool({"--dry-run", "--check"} & options)  # nothing is written, whatever happens
         if dry:
             if launched_rank(stage) == 0:
-                print(config.to_yaml(), end="")
-                print("\n".join([f"# {stage}:", *(f"#   {line}" for line in plan(config))]), flush=True)
+                _say(stage, config, options, plan, check)
             return DONE
         world = join_world(stage)
         _catch_signals(world)
-        lock = _prepare(stage, config, world, outputs, overwrite)
+        lock = _prepare(stage, config, world, outputs, "--overwrite" in options)
         reason = work(config, world)
         world.print(f"hpcdiff {stage}: {reason}")
         return _ended(stage, config, world, DONE, reason)
@@ -101,7 +106,10 @@ def run_stage(
             print(f"hpcdiff {stage}: error: {error}", file=sys.stderr, flush=True)
         if isinstance(error, Busy):  # the status file is the other's
             return USER
-        return USER if dry else _ended(stage, config, world, USER, str(error))
+        if dry:
+            return USER
+        with _or_end_all(stage, config, world, str(error)):
+            return _ended(stage, config, world, USER, str(error))
     except Stopped as error:
         world.close_bar()
         if world.main:
@@ -127,20 +135,31 @@ def run_stage(
             lock.release()
 
 
-def _usage(stage: str) -> str:
-    return f"usage: python -m hpcdiff.{stage} CONFIG.yaml [section.key=value ...] [--dry-run] [--overwrite]"
+def _say(stage: str, config: Config, options: set[str], plan: Callable, check: Callable | None) -> None:
+    """Print what `--dry-run` and `--check` have to say."""
+    if "--dry-run" in options:
+        print(config.to_yaml(), end="")
+        print("\n".join([f"# {stage}:", *(f"#   {line}" for line in plan(config))]), flush=True)
+    if "--check" in options:
+        for line in check(config):
+            print(line, flush=True)
 
 
-def _parse(stage: str, argv: list[str]):
-    usage = _usage(stage)
-    options = [a for a in argv if a.startswith("-")]
-    for option in options:
-        if option not in ("--dry-run", "--overwrite"):
-            raise UserError(f"unknown option {option!r}{nearest(option, ['--dry-run', '--overwrite'])}", "command line", usage)
+def _usage(stage: str, check: bool = False) -> str:
+    return f"usage: python -m hpcdiff.{stage} CONFIG.yaml [section.key=value ...] [--dry-run] [--overwrite]{' [--check]' * check}"
+
+
+def _parse(stage: str, argv: list[str], check: bool = False) -> tuple[Config, set[str]]:
+    usage = _usage(stage, check)
+    known = ["--dry-run", "--overwrite", *["--check"] * check]
+    options = {a for a in argv if a.startswith("-")}
+    for option in sorted(options):
+        if option not in known:
+            raise UserError(f"unknown option {option!r}{nearest(option, known)}", "command line", usage)
     words = [a for a in argv if not a.startswith("-")]
     if not words or "=" in words[0]:
         raise UserError("no config file given", "command line", usage)
-    return read_config(words[0], words[1:]), "--dry-run" in options, "--overwrite" in options
+    return read_config(words[0], words[1:]), options
 
 
 def _prepare(stage: str, config, world: World, outputs: Callable, overwrite: bool):
@@ -183,6 +202,30 @@ def _ended(stage: str, config, world: World | None, status: int, reason: str) ->
             sys.stderr.flush()
             os._exit(status)
     return status
+
+
+@contextlib.contextmanager
+def _or_end_all(stage: str, config, world: World | None, message: str) -> Iterator[None]:
+    """An error that only this rank has met would leave the others in a collective call for ever: say it here and end them."""
+    if world is None or world.size == 1:
+        yield
+        return
+
+    def end_all() -> None:
+        if not world.main:  # rank 0 has said it already
+            print(f"hpcdiff {stage}: error: {message}", file=sys.stderr, flush=True)
+        _write_status(stage, config, USER, message)
+        world.abort(USER)
+
+    timer = threading.Timer(PATIENCE, end_all)
+    timer.daemon = True
+    timer.start()
+    try:
+        if not all(isinstance(end, list) and end[:1] == ["ended"] for end in world.allgather(["ended", message])):
+            end_all()  # what came was meant for another call
+        yield
+    finally:
+        timer.cancel()
 
 
 def _write_status(stage: str, config, status: int, reason: str) -> None:

@@ -50,7 +50,39 @@ def _hints(cls) -> dict:
     return typing.get_type_hints(cls)
 
 
-def build(cls, tree: dict, given: set[str], where: str, prefix: str = "", valid: list[str] = ()):
+DOCS = "docs/config.md"
+
+
+def read(cls, path: str | Path, overrides: list[str] = (), docs: str = DOCS) -> tuple[object, set[str]]:
+    """Read a YAML file into the dataclass `cls` and apply dotted overrides ("train.lr=1e-3"), which win.
+
+    Returns:
+        the instance, and the dotted names of the keys that were given.
+    Raises:
+        UserError: the file is missing or not YAML; as `build`.
+    """
+    try:
+        tree = yaml.safe_load(Path(path).read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError("cannot read the config", path, getattr(error, "strerror", None) or str(error)) from None
+    except yaml.YAMLError as error:
+        raise UserError("the config is not YAML", path, " ".join(str(error).split())) from None
+    tree = {} if tree is None else tree
+    if not isinstance(tree, dict):
+        raise UserError("the config is not a mapping of sections", path, f"see {docs}")
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise UserError(f"{text!r} is not an override", "command line", "write key=value, with dots: section.key=value")
+        try:
+            merge(cls, tree, key.strip().split("."), yaml.safe_load(value))
+        except yaml.YAMLError:
+            raise UserError(f"the value of {key} is not YAML", "command line", "quote it") from None
+    given: set[str] = set()
+    return build(cls, tree, given, f"{path} and the command line" if overrides else str(path), docs=docs), given
+
+
+def build(cls, tree: dict, given: set[str], where: str, prefix: str = "", valid: list[str] = (), docs: str = DOCS):
     """A tree of YAML as an instance of the dataclass `cls`; dotted names of the keys that it gives are added to `given`.
 
     Raises:
@@ -62,15 +94,15 @@ def build(cls, tree: dict, given: set[str], where: str, prefix: str = "", valid:
     for key, value in tree.items():
         dotted = f"{prefix}{key}"
         if key not in names:
-            raise UserError(f"unknown key {dotted!r}{nearest(dotted, valid)}", where, "see docs/config.md")
+            raise UserError(f"unknown key {dotted!r}{nearest(dotted, valid)}", where, f"see {docs}")
         if dataclasses.is_dataclass(hints[key]):
             value = {} if value is None else value
             if not isinstance(value, dict):
                 raise UserError(f"{dotted} is a section, not {value!r}", where, f"write {key}: {{...}}")
-            values[key] = build(hints[key], value, given, where, dotted + ".", valid)
+            values[key] = build(hints[key], value, given, where, dotted + ".", valid, docs)
         else:
             given.add(dotted)
-            values[key] = _convert(value, hints[key], dotted, where)
+            values[key] = _convert(value, hints[key], dotted, where, docs)
     return cls(**values)
 
 
@@ -103,7 +135,7 @@ def _expand(text: object, dotted: str, where: str):
     return re.sub(r"\$\{(\w+)\}", value, text)
 
 
-def _convert(value: object, hint, dotted: str, where: str):
+def _convert(value: object, hint, dotted: str, where: str, docs: str):
     """The YAML value as the field's type; numbers in quotes or as 1e14 (text to YAML) are numbers."""
     value = _expand(value, dotted, where)
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
@@ -111,8 +143,19 @@ def _convert(value: object, hint, dotted: str, where: str):
         converted = _as(value, option)
         if converted is not _NO:
             return converted
-    wanted = " or ".join("null" if o is type(None) else getattr(o, "__name__", str(o)) for o in options)
-    raise UserError(f"{dotted} is {value!r}, not {wanted}", where, "see docs/config.md")
+    raise UserError(f"{dotted} is {value!r}, not {' or '.join(_wanted(option) for option in options)}", where, f"see {docs}")
+
+
+def _wanted(hint) -> str:
+    """What a type takes, for a message: `list[float]` is a list of numbers."""
+    args = typing.get_args(hint)
+    if typing.get_origin(hint) is list:
+        return f"a list of {_wanted(args[0]).removeprefix('a ')}s"
+    if typing.get_origin(hint) is dict:
+        return f"a mapping of names to {_wanted(args[1])}"
+    if isinstance(hint, types.UnionType):
+        return " or ".join(_wanted(option) for option in args)
+    return {float: "a number", int: "a whole number", str: "a text", bool: "true or false", type(None): "null"}[hint]
 
 
 _NO = object()
@@ -120,6 +163,8 @@ _NO = object()
 
 def _as(value: object, hint):
     origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if isinstance(hint, types.UnionType):
+        return next((converted for option in args if (converted := _as(value, option)) is not _NO), _NO)
     if hint is type(None):
         return None if value is None else _NO
     if origin is list:

@@ -11,6 +11,8 @@ import re
 import sys
 from collections.abc import Iterator
 
+import numpy as np
+
 from hpcdiff.errors import Stopped, UserError, disk_error
 
 STAGES = ("simulate", "project", "train", "sample", "evaluate")
@@ -39,6 +41,14 @@ class World:
     def broadcast(self, value: object) -> object:
         """Rank 0's value on every rank. Collective."""
         return self.allgather(value)[0]
+
+    def any(self, flag: bool) -> bool:
+        """Is it so on any rank? The same answer on every rank. Collective."""
+        return any(self.allgather(bool(flag)))
+
+    def total(self, values: np.ndarray) -> np.ndarray:
+        """Sum over the ranks, element by element, of arrays of one shape and type. Collective."""
+        return values.copy()
 
     def barrier(self) -> None:
         """Wait for every rank. Collective."""
@@ -70,6 +80,8 @@ class World:
             error = disk_error(raised)
             if error is None:
                 raise
+        if not self.any(error is not None or stopped is not None):
+            return
         ends = self.allgather([error, stopped])
         for k, kind in enumerate((UserError, Stopped)):
             if first := next((end[k] for end in ends if end[k] is not None), None):
@@ -77,7 +89,7 @@ class World:
 
     def stop_agreed(self) -> bool:
         """Has any rank been told to stop? The same answer on every rank. Collective."""
-        return any(self.allgather(self.stop))
+        return self.any(self.stop)
 
     def progress(self, total: int, unit: str, initial: int = 0):
         """A progress bar on rank 0 (`.update(n)`), silent on the others."""
@@ -108,6 +120,16 @@ class MPIWorld(World):
 
     def broadcast(self, value: object) -> object:
         return self.comm.bcast(value)
+
+    def any(self, flag: bool) -> bool:
+        from mpi4py import MPI
+
+        return self.comm.allreduce(bool(flag), MPI.LOR)
+
+    def total(self, values: np.ndarray) -> np.ndarray:
+        out = np.empty_like(values)
+        self.comm.Allreduce(np.ascontiguousarray(values), out)
+        return out
 
     def barrier(self) -> None:
         self.comm.Barrier()
@@ -151,6 +173,9 @@ class TorchWorld(World):
         parts = [torch.zeros(longest, dtype=torch.uint8) for _ in range(self.size)]
         torch.distributed.all_gather(parts, torch.nn.functional.pad(data, (0, longest - len(data))))
         return [json.loads(bytes(p[: int(n)].tolist())) for p, n in zip(parts, sizes, strict=True)]
+
+    def total(self, values: np.ndarray) -> np.ndarray:
+        return np.sum([np.asarray(v, values.dtype) for v in self.allgather(values.tolist())], axis=0, dtype=values.dtype)
 
     def close(self) -> None:
         if self.size > 1:

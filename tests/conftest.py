@@ -111,8 +111,8 @@ def make_maps(path: Path, halos: int = 20, npix: int = 16, seed: int = 0, axes: 
     fields["dm"] = 100 * shape * noise[0] ** 0.5 * noise[3] ** 0.4
     split = Split(**{"train": 0.6, "val": 0.2, "test": 0.2, **fractions})
     radius = np.cbrt(3 * mass / (4 * np.pi * 200 * 4.08e10))
-    eye = np.broadcast_to(np.eye(3), (n, 3, 3))
     axis = np.tile(np.arange(axes) + 3 - axes, halos)
+    frame = np.eye(3)[(axis[:, None] + [1, 2, 0]) % 3]  # along i, along j, along the line of sight
     catalog = {
         "halo_id": halo,
         "mass_200m": mass,
@@ -121,11 +121,11 @@ def make_maps(path: Path, halos: int = 20, npix: int = 16, seed: int = 0, axes: 
         "sightline_index": np.zeros(n),
         "axis": axis,
         "split": maps.deal(halo, split),
-        "frame": eye,
+        "frame": frame,
         "width_mpc": np.full(n, 12.8),
         "depth_mpc": np.full(n, 12.8),
         "redshift": np.zeros(n),
-        "position": rng.uniform(0, 100, (n, 3)),
+        "position": np.repeat(rng.uniform(0, 100, (halos, 3)), axes, axis=0),
         "group": halo,
     }
     catalog = {k: np.asarray(v, maps.CATALOG[k][0]) for k, v in catalog.items()}

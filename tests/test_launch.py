@@ -6,7 +6,7 @@ import sys
 import time
 
 import pytest
-from conftest import ROOT, environment, refused, run, start
+from conftest import LAUNCHERS, ROOT, environment, refused, run, start
 
 from hpcdiff import launch, world
 from hpcdiff.errors import UserError
@@ -140,3 +140,27 @@ def test_a_fault_of_ours_is_a_traceback_and_status_1(tmp_path, capsys):
     code = launch.run_stage("simulate", lambda c: [], broken, lambda c: [], [str(config(tmp_path))])
     assert code == 1 and "RuntimeError: a bug" in capsys.readouterr().err
     assert json.loads((tmp_path / "run" / "simulate.status.json").read_text())["exit"] == 1
+
+
+ONE_FAILS = """
+import sys
+from hpcdiff import launch
+from hpcdiff.errors import UserError
+launch.PATIENCE = 1.0
+def work(config, world):
+    if world.rank == int(sys.argv[2]):
+        raise UserError("its disk is gone", "node 7", "mount it")
+    while True:
+        world.allgather(world.rank)
+sys.exit(launch.run_stage(sys.argv[1], lambda config: [], work, lambda config: [], sys.argv[3:]))
+"""
+
+
+@pytest.mark.parametrize(("stage", "fails"), [("project", 1), ("project", 0), ("train", 1)])
+def test_an_error_of_one_rank_alone_ends_all(tmp_path, stage, fails):
+    (tmp_path / "one.py").write_text(ONE_FAILS)
+    command = LAUNCHERS["mpirun" if stage == "project" else "torchrun"](3 if stage == "project" else 2)
+    command = [*command, str(tmp_path / "one.py"), stage, str(fails), str(config(tmp_path))]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment(PYTHONPATH=str(ROOT)), timeout=60)
+    refused(done, "its disk is gone", "node 7")
+    assert json.loads((tmp_path / "run" / f"{stage}.status.json").read_text())["exit"] == 2

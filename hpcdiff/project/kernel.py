@@ -1,13 +1,18 @@
-"""The Wendland C2 kernel seen in projection: its exact column, and the table of its integral over rectangles."""
+"""The Wendland C2 kernel seen in projection: its exact column, and a sum of products that stands for it."""
 
 from __future__ import annotations
 
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 
-TABLE = 256
-"""Cells of the table along each side of a quadrant of the unit disc."""
+TERMS = 4
+"""Products in the separable form: 3 leave 0.05 % of the column wrong, 4 leave 0.02 %."""
+POWER = 4
+"""The factors fall to their edge as (1 - s)^POWER."""
+DEGREE = 5
+"""Degree of the polynomial beside that power."""
 
 
 def column(b: np.ndarray) -> np.ndarray:
@@ -32,18 +37,32 @@ def column(b: np.ndarray) -> np.ndarray:
     return np.where(inside, 21 / np.pi * (i0 - 10 * i2 + 20 * i3 - 15 * i4 + 4 * i5), 0.0)
 
 
-@cache
-def rectangle_table() -> np.ndarray:
-    """T[i, j], the integral of F over [0, i/n] x [0, j/n], float64 (n+1, n+1) with n = `TABLE`; T[n, n] = 1/4.
+class Separable(NamedTuple):
+    """F(hypot(x, y)) as sum_m sign_m a_m(x) a_m(y), given by the integrals of the factors a_m.
 
-    Linear interpolation between its entries is the integral of a density that is constant in each cell, so the four
-    corners of neighbouring pixels telescope and a particle's mass is kept whatever its size and place.
+    With t = 1 - |s| the integral of a_m from |s| to 1 is t^(POWER+1) sum_n tail[m, n] t^n, and `half[m]` is its value at s = 0.
+    The four quadrants hold all the mass: 4 sum_m sign_m half_m^2 = 1.
     """
-    nodes, weights = np.polynomial.legendre.leggauss(3)
-    edges = (np.arange(TABLE)[:, None] + (nodes + 1) / 2) / TABLE  # (n, 3)
-    table = np.zeros((TABLE + 1, TABLE + 1))
-    for i, x in enumerate(edges):
-        f = column(np.hypot(x[:, None, None], edges))  # (3, n, 3)
-        table[i + 1, 1:] = np.einsum("a,ajb,b->j", weights, f, weights)
-    table = table.cumsum(axis=0).cumsum(axis=1)
-    return table / (4 * table[-1, -1])
+
+    tail: np.ndarray  # (TERMS, DEGREE + 1)
+    half: np.ndarray  # (TERMS,)
+    sign: np.ndarray  # (TERMS,)
+
+
+@cache
+def separable() -> Separable:
+    """The column as a sum of few products of functions of one coordinate each, so that a pixel average is a product of differences.
+
+    Found as the leading eigenvectors of F on the square, within polynomials in |s| that vanish at the edge of the support.
+    """
+    nodes, weights = np.polynomial.legendre.leggauss(200)
+    s, root = (nodes + 1) / 2, np.sqrt(weights / 2)
+    powers = (1 - s)[:, None] ** (POWER + np.arange(DEGREE + 1))
+    basis, triangle = np.linalg.qr(root[:, None] * powers)
+    inner = basis.T @ (root[:, None] * column(np.hypot(s[:, None], s)) * root) @ basis
+    value, vector = np.linalg.eigh((inner + inner.T) / 2)
+    leading = np.argsort(-abs(value))[:TERMS]
+    factor = np.linalg.solve(triangle, vector[:, leading]).T * np.sqrt(abs(value[leading]))[:, None]
+    tail, sign = factor / (POWER + 1 + np.arange(DEGREE + 1)), np.sign(value[leading])
+    tail /= np.sqrt(4 * np.sum(sign * tail.sum(axis=1) ** 2))
+    return Separable(tail, tail.sum(axis=1), sign)

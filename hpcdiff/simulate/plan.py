@@ -43,7 +43,7 @@ class Plan:
         blocks: list of int64 arrays: the cells of each block.
         block_of: int64 (n_cells,).
     Raises:
-        UserError: the engine is not built, the box cannot hold the masses, or a particle is too heavy.
+        UserError: the engine is not built, there are no baryons, the box cannot hold the masses, or a particle is too heavy.
     """
 
     def __init__(self, config: Config) -> None:
@@ -51,6 +51,8 @@ class Plan:
         if simulate.engine != "halo_model":
             raise UserError(f"engine {simulate.engine!r} is not built yet", "simulate.engine", "take halo_model")
         c = config.cosmology
+        if not c.Ob0:
+            raise UserError("the embedded simulation has gas, and cosmology.Ob0 is 0", "cosmology.Ob0", "give one above 0")
         self.background = Background(c.Om0, c.Ob0, c.h, c.sigma8, c.ns, c.Tcmb0)
         self.seed, self.cell = config.run.seed, float(simulate.cell)
         self.n_side = math.ceil(round(simulate.clusters ** (1 / 3), 9))

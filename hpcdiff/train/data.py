@@ -54,7 +54,11 @@ def load_part(maps: MapFile, rows: np.ndarray, task: Task, transforms: dict[str,
     """
     damaged = maps.verify(rows)
     if len(damaged):
-        raise UserError(f"{len(damaged)} views differ from their checksum (first {damaged[0]})", maps.path, "run project --overwrite")
+        raise UserError(
+            f"{len(damaged)} views differ from their checksum (first {damaged[0]})",
+            maps.path,
+            f"python -m hpcdiff.maps clear {maps.path}, and project again",
+        )
     stacks = []
     for fields in (task.inputs, task.outputs):
         stack = torch.empty(len(rows), len(fields), maps.npix, maps.npix)

@@ -219,7 +219,7 @@ def test_an_isothermal_beta_model(tmp_path):
         "Temperature": np.full(n, temperature),
     }
     write_snapshot(tmp_path / "s.hdf5", {0: gas, 1: gas})
-    write_halos(tmp_path / "halos.csv", np.full((1, 3), 20.0))
+    write_halos(tmp_path / "halos.csv", np.full((1, 3), 20.0), mass_200m=np.array([1.65e16]))
     (tmp_path / "c.yaml").write_text(
         f"run: {{dir: {tmp_path}}}\nproject: {{snapshot: {tmp_path}/s.hdf5, halos: {tmp_path}/halos.csv, npix: 32, width: 8, depth: 20,"
         " views: {axes: [y]}, split: {train: 1, val: 0, test: 0}}\n"
@@ -303,14 +303,19 @@ def broken(tmp_path: Path, what: str) -> tuple[Path, tuple[str, ...]]:
         more["halo_id"] = np.array([0, 1, 2, 3, 4, 5, 6, 7, 3])
         says = ("halo_id 3", "twice")
     elif what == "too wide":
-        project["width"] = 21
-        says = ("project.width", "half the box")
+        project["width"] = 41
+        says = ("project.width", "does not fit into the box")
     elif what == "empty split":
         project["split"] = {"train": 0.98, "val": 0.01, "test": 0.01}
         says = ("project.split.seed=",)
     elif what == "mesh":
-        project["method"] = "mesh"
-        says = ("not built yet",)
+        project |= {"method": "mesh", "oversample": 2}
+        says = ("project.method = mesh", "oversampling")
+    elif what == "nothing there":  # gas alone, which cannot be held against the masses
+        position, project["fields"], project["width"], project["depth"] = np.full_like(position, 2.0), ["gas"], 1.0, 1.0
+        data[0]["Coordinates"] = 20 + 0.1 * data[0]["Coordinates"]
+        data[0]["SmoothingLength"][:] = 0.1
+        says = ("not one particle",)
     elif what == "cosmology":
         says = ("cosmology.h", "0.6", "0.7")
     project.setdefault("split", {"train": 1.0, "val": 0.0, "test": 0.0})
@@ -333,7 +338,7 @@ def broken(tmp_path: Path, what: str) -> tuple[Path, tuple[str, ...]]:
 
 
 FAULTS = ("no gas", "nan coordinates", "negative mass", "zero h", "halo outside", "halo twice", "too wide", "empty split")
-FAULTS += ("mesh", "cosmology", "truncated", "missing", "text")
+FAULTS += ("mesh", "nothing there", "cosmology", "truncated", "missing", "text")
 
 
 @pytest.mark.parametrize("what", FAULTS)
@@ -354,6 +359,19 @@ def test_bad_input_leaves_no_rank_waiting(tmp_path, what):
     config, says = broken(tmp_path, what)
     refused(run("project", config, ranks=3), *says)
     assert not (tmp_path / "run" / "maps.h5").exists()
+
+
+@pytest.mark.parametrize(("what", "says"), [("masses", "1e10"), ("positions", "not where the particles are")])
+def test_a_catalogue_that_does_not_fit_the_particles_is_refused(tmp_path, what, says):
+    """Masses in 1e10 Msun, and halos of another box: on every rank, before a map is written."""
+    write_snapshot(tmp_path / "s.hdf5", particles(centres=CENTRES))
+    masses = {"mass_200m": np.full(9, 2e4)} if what == "masses" else {}
+    write_halos(tmp_path / "halos.hdf5", CENTRES if what == "masses" else np.random.default_rng(77).uniform(0, BOX, (9, 3)), **masses)
+    split = {"train": 1.0, "val": 0.0, "test": 0.0}
+    config = write_config(tmp_path / "c.yaml", tmp_path / "run", tmp_path / "s.hdf5", tmp_path / "halos.hdf5", split=split)
+    refused(run("project", config, ranks=2), says, "halos.hdf5")
+    with h5py.File(tmp_path / "run" / "maps.h5.partial") as f:
+        assert not f["catalog/checksum"][:].any()
 
 
 def test_a_mended_snapshot_needs_no_overwrite(tmp_path):

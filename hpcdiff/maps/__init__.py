@@ -1,0 +1,26 @@
+"""The map file `maps.h5` (format hpcdiff-maps): create, write collectively, read, catalogue, splits, checksums."""
+
+import os
+
+os.environ.setdefault("HDF5_USE_FILE_LOCKING", "BEST_EFFORT")  # scratch file systems often have no locks; before h5py
+
+from hpcdiff.maps.layout import CATALOG, FORMAT, UNITS, VERSION, shared, view_checksum
+from hpcdiff.maps.reader import MapFile, open_hdf5
+from hpcdiff.maps.splits import PARTS, deal, split_ids, splitmix64
+from hpcdiff.maps.writer import MapWriter
+
+__all__ = [
+    "CATALOG",
+    "FORMAT",
+    "PARTS",
+    "UNITS",
+    "VERSION",
+    "MapFile",
+    "MapWriter",
+    "deal",
+    "open_hdf5",
+    "shared",
+    "split_ids",
+    "splitmix64",
+    "view_checksum",
+]
