@@ -1,0 +1,1 @@
+"""The parts of project_scaling.py."""
