@@ -50,6 +50,10 @@ class World:
         """Sum over the ranks, element by element, of arrays of one shape and type. Collective."""
         return values.copy()
 
+    def largest(self, values: np.ndarray) -> np.ndarray:
+        """Largest over the ranks, element by element, of arrays of one shape and type. Collective."""
+        return values.copy()
+
     def barrier(self) -> None:
         """Wait for every rank. Collective."""
         self.allgather(None)
@@ -131,6 +135,13 @@ class MPIWorld(World):
         self.comm.Allreduce(np.ascontiguousarray(values), out)
         return out
 
+    def largest(self, values: np.ndarray) -> np.ndarray:
+        from mpi4py import MPI
+
+        out = np.empty_like(values)
+        self.comm.Allreduce(np.ascontiguousarray(values), out, MPI.MAX)
+        return out
+
     def barrier(self) -> None:
         self.comm.Barrier()
 
@@ -176,6 +187,9 @@ class TorchWorld(World):
 
     def total(self, values: np.ndarray) -> np.ndarray:
         return np.sum([np.asarray(v, values.dtype) for v in self.allgather(values.tolist())], axis=0, dtype=values.dtype)
+
+    def largest(self, values: np.ndarray) -> np.ndarray:
+        return np.max([np.asarray(v, values.dtype) for v in self.allgather(values.tolist())], axis=0)
 
     def close(self) -> None:
         if self.size > 1:

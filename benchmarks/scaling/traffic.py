@@ -8,7 +8,7 @@ from hpcdiff.config import Project
 from hpcdiff.project.balance import RATES, Budget, Load, Plan
 from hpcdiff.project.cutout import Reach, ranges
 from hpcdiff.project.fields import carried
-from hpcdiff.project.source import BLOCK, PAIR_BYTES
+from hpcdiff.project.source import BLOCK, PAIR_BYTES, STRIPES
 from scaling.sky import Sky
 
 CELLS = 256
@@ -67,7 +67,10 @@ def traffic(plan: Plan, layout: Layout, load: Load, project: Project, budget: Bu
     messages = reads = again = 0
     slowest = even = 0.0
     n_blocks = layout.rows // BLOCK + 1
-    source = np.minimum(np.arange(n_blocks) * BLOCK * ranks // layout.rows, ranks - 1)
+    parts = ranks * max(1, min(STRIPES, layout.rows // (ranks * BLOCK)))  # as cutout.share_of_runs deals them
+    source = np.minimum(np.arange(n_blocks) * BLOCK * parts // layout.rows, parts - 1) % ranks
+    by_source = np.argsort(source, kind="stable")
+    begins = np.searchsorted(source[by_source], source[by_source])
     unit = np.unique((plan.halo * turns + plan.turn) * ranks + plan.rank)  # (halo, pass, rank)
     wanting, turn, rank = unit // (turns * ranks), unit // ranks % turns, unit % ranks
     first = np.searchsorted(wanting, np.arange(n_halos + 1))
@@ -79,9 +82,9 @@ def traffic(plan: Plan, layout: Layout, load: Load, project: Project, budget: Bu
         rows = load.rows[layout.halo] / 2 * layout.share
         seen = np.minimum(np.bincount(layout.block, rows, minlength=n_blocks), BLOCK)
         table_bytes = seen * row + PAIR_BYTES * np.bincount(layout.block, rows, minlength=n_blocks)
-        held = np.cumsum(table_bytes)
-        before = np.concatenate([[0], held])[np.searchsorted(source, source)]
-        kept = held - before <= budget.kept / 2  # both kinds share the room
+        held = np.concatenate([[0], np.cumsum(table_bytes[by_source])])
+        kept = np.empty(n_blocks, bool)
+        kept[by_source] = held[1:] - held[begins] <= budget.kept / 2  # both kinds share the room
         links = np.unique(((turn[u] * ranks) + source[layout.block[pair]]) * ranks + rank[u])
         links = links[links // ranks % ranks != links % ranks]
         messages += len(links)

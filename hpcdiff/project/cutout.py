@@ -201,19 +201,25 @@ def merge_runs(runs: np.ndarray) -> np.ndarray:
     return np.stack([runs[new, 0], furthest[np.concatenate([new[1:] - 1, [len(runs) - 1]])]], axis=-1)
 
 
-def share_of_runs(runs: np.ndarray, rank: int, size: int, block: int) -> list[tuple[int, int]]:
-    """One rank's part of the runs: as many rows as any other's, in ascending order over the ranks, cut to `block` rows."""
+def share_of_runs(runs: np.ndarray, rank: int, size: int, block: int, stripes: int = 1) -> list[tuple[int, int]]:
+    """One rank's part of the runs: as many rows as any other's, ascending, cut to `block` rows.
+
+    All rows are cut into size x stripes parts of equal length, which the ranks take in turn; parts shorter than a block are
+    not made for the sake of stripes.
+    """
     ends = np.cumsum(runs[:, 1] - runs[:, 0]) if len(runs) else np.zeros(1, np.int64)
     total = int(ends[-1])
-    low, high = total * rank // size, total * (rank + 1) // size
+    n = size * max(1, min(stripes, total // (size * block)))
     pieces = []
-    for k in range(int(np.searchsorted(ends, low, side="right")), len(runs)):
-        before = int(ends[k] - (runs[k, 1] - runs[k, 0]))
-        if before >= high:
-            break
-        a, b = max(low, before), min(high, int(ends[k]))
-        start = int(runs[k, 0]) + a - before
-        pieces += [(s, min(s + block, start + b - a)) for s in range(start, start + b - a, block)]
+    for part in range(rank, n, size):
+        low, high = total * part // n, total * (part + 1) // n
+        for k in range(int(np.searchsorted(ends, low, side="right")), len(runs)):
+            before = int(ends[k] - (runs[k, 1] - runs[k, 0]))
+            if before >= high:
+                break
+            a, b = max(low, before), min(high, int(ends[k]))
+            start = int(runs[k, 0]) + a - before
+            pieces += [(s, min(s + block, start + b - a)) for s in range(start, start + b - a, block)]
     return pieces
 
 

@@ -1,13 +1,11 @@
 """Particles from the files to the ranks that project their halos.
 
-Every rank owns a share of the snapshot's rows, disjoint from all others and in ascending order over the ranks, and scans
-it once, block by block: which halos see which particles, and what each halo will cost. Blocks that are seen are kept in
+Every rank owns a share of the snapshot's rows, in stripes, disjoint from all others, and scans it once, block by block: which halos see which particles, and what each halo will cost. Blocks that are seen are kept in
 memory as far as `project.memory_gb` allows; of the others only the halos that they serve are remembered, and they are read
 again when those halos' turn comes. From the costs of all ranks a plan is made (`balance.py`) that deals the halos to ranks
 and passes. In each pass every rank walks through its blocks and sends each particle once to every rank that has a halo
-that sees it, in rounds of bounded size; because shares ascend with the rank and blocks within it, a halo's rows in the
-order of (source, round) are in the order of their index, which makes the sums of the maps independent of the number of
-ranks, passes and rounds. A halo whose particles alone exceed the bound is streamed: its rows come in windows of ascending
+that sees it, in rounds of bounded size. Rows are put in the order of their index before they are projected, which makes the
+sums of the maps independent of the number of ranks, passes and rounds. A halo whose particles alone exceed the bound is streamed: its rows come in windows of ascending
 index, and each window is projected before the next is sent.
 """
 
@@ -77,7 +75,7 @@ def exchange(parts: Iterator[Part], to: Destinations, columns: int, world: World
         to: who wants which halo.
         columns: of the tables.
     Returns:
-        One table (n, columns) a round, each ordered by (source, index): rows of one source ascend from round to round.
+        One table (n, columns) a round, each ordered by index.
     Raises:
         UserError: a block cannot be read, on whichever rank.
         Stopped: a signal came.
@@ -97,7 +95,7 @@ def exchange(parts: Iterator[Part], to: Destinations, columns: int, world: World
                 tables.append(table[row])
                 held += tables[-1].nbytes
         ledger.set("sent", 3 * held)
-        got = _alltoall(ranks, tables, columns, world)
+        got = _ordered(_alltoall(ranks, tables, columns, world))
         ledger.add("received", got.nbytes)
         ledger.set("sent", 0)
         if len(got):
@@ -106,6 +104,11 @@ def exchange(parts: Iterator[Part], to: Destinations, columns: int, world: World
             raise Stopped("maps so far are kept; run the same command again")
         if not world.any(not ended):
             return received
+
+
+def _ordered(table: np.ndarray) -> np.ndarray:
+    index = table[:, 0]
+    return table if (index[1:] >= index[:-1]).all() else table[np.argsort(index, kind="stable")]
 
 
 def _alltoall(ranks: list[np.ndarray], tables: list[np.ndarray], columns: int, world: World) -> np.ndarray:
@@ -145,7 +148,7 @@ def windows(source: Source, kind: str, to: Destinations, world: World, room: int
             pairs = np.bincount(which, np.repeat(block.counts, last - first))
             served.append((block.start, rank, np.minimum(pairs, block.rows) * row_bytes))
     edges, held = [0], np.zeros(world.size)
-    for start, rank, size in (one for part in world.allgather(served) for one in part):  # ascending: shares ascend with the rank
+    for start, rank, size in sorted((one for part in world.allgather(served) for one in part), key=lambda one: one[0]):
         if (held[rank] + size).max() > room and held.any():
             edges.append(start)
             held[:] = 0

@@ -18,7 +18,7 @@ from hpcdiff.snapshot.nearest import NEIGHBOURS, PARTICLE_BYTES
 
 OUTSKIRTS = 1.5
 """Mass about a halo that its views see beyond the mean density, in units of its M200m."""
-COST = 60.0
+COST = 120.0
 """Expected `image.deposit_cost` of a particle, where nothing is known of its size."""
 COLUMNS = {"gas": 9, "dm": 5, "star": 5, "bh": 5}
 """Numbers that are read of a particle, about."""

@@ -119,7 +119,8 @@ class Projection:
                 plan = make_plan(load, self.world.size, self.budget)
         plan = self.world.broadcast(plan)
         self.world.close_bar()
-        self.world.print(f"hpcdiff project: plan: {plan.describe()}")
+        if self.world.main:  # of 10^5 ranks it takes some memory
+            self.world.print(f"hpcdiff project: plan: {plan.describe()}")
         with self.world.progress(len(self.rows), "views") as bar:
             for turn in range(plan.turns):
                 (self._stream if plan.streamed[turn] else self._pass)(plan, turn, bar)
@@ -207,12 +208,13 @@ class Projection:
         return to, mine, np.unique(plan.halo[mine])
 
     def _arrive(self, to: Destinations, halos: np.ndarray, kinds: list[str], low: int, high: int, final: bool) -> dict[str, Arrived]:
-        arrived, local = {}, self.cutout.subset(halos)
+        arrived, local, before = {}, self.cutout.subset(halos), self.source.seconds
         for kind in kinds:
             parts = self.source.parts(kind, to.wanted, low, high, final)
             tables = exchange(parts, to, self.source.columns(kind), self.world, self.budget, self.ledger)
             arrived[kind] = Arrived(tables, kind, local, len(halos), self.threads)
             self.ledger.add("received", len(arrived[kind].row) * FOUND_BYTES)
+        self.busy.append(self.source.seconds - before)  # reading again, while which the others may wait
         return arrived
 
     def _open(self, plan: Plan, unit: int) -> HaloMaps:
@@ -281,13 +283,16 @@ class Projection:
     def _report(self, plan: Plan, before: int) -> str:
         """How long the ranks worked and waited, and what memory it took, over all ranks."""
         peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
-        busy, peaks, tables = zip(*self.world.allgather((self.busy, peak, self.ledger.peak)), strict=True)
-        busy = np.array(busy)  # (ranks, meetings)
-        wall = busy.max(axis=0).sum()
-        idle = 1 - busy.mean(axis=0).sum() / wall if wall else 0.0
+        busy = np.array(self.busy)  # a number a meeting, as many on every rank
+        mean, longest = self.world.total(busy) / self.world.size, self.world.largest(busy)
+        peak, tables = self.world.largest(np.array([peak, self.ledger.peak]))
+        if not self.world.main:
+            return ""
+        wall = longest.sum()
+        idle = 1 - mean.sum() / wall if wall else 0.0
         return (
             f"ranks idle {100 * idle:.1f} % of {time_text(wall)} (predicted {100 * (1 - 1 / plan.balance):.1f} % of {time_text(plan.wall)}), "
-            f"peak memory {size_text(max(peaks))} a rank, {size_text(max(tables))} of it particles and maps"
+            f"peak memory {size_text(peak)} a rank, {size_text(tables)} of it particles and maps"
         )
 
 

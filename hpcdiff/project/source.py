@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -27,6 +28,8 @@ PAIR_BYTES = 8
 """Bytes of one (halo, row)."""
 FOUND_BYTES = 24
 """Bytes for each particle of a halo on the rank that projects it, beyond its row: found and put in order."""
+STRIPES = 32
+"""Parts of the snapshot in which a rank's share lies, so that blocks that a pass needs again are many ranks' blocks."""
 TOGETHER = 16
 """Blocks between two agreements of the ranks that all is well."""
 
@@ -130,7 +133,7 @@ class Source:
         self.centre, self.radius, self.around = centre, radius, around
         self.budget, self.ledger = budget, ledger
         self.blocks: list[Block] = []
-        self.rows_read = 0
+        self.rows_read, self.seconds = 0, 0.0
 
     def columns(self, kind: str) -> int:
         """Columns of a table of `kind`: index, position, support radius, weights, and what the cutout adds."""
@@ -154,7 +157,7 @@ class Source:
         census = Census(rows, np.zeros(n), np.zeros(self.radius.shape), np.zeros(n), np.zeros(n, np.int64))
         for kind in kinds:
             runs = self.cutout.runs(self.snapshot, kind)
-            pieces = share_of_runs(runs, self.world.rank, self.world.size, self.block_rows(kind))
+            pieces = share_of_runs(runs, self.world.rank, self.world.size, self.block_rows(kind), STRIPES)
             rounds = int(max(self.world.allgather(-(-len(pieces) // TOGETHER))))
             for r in range(rounds):
                 with self.world.together():
@@ -192,7 +195,7 @@ class Source:
 
     def read(self, kind: str, start: int, stop: int, cutout: Cutout) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Rows start..stop: the table (n, columns) of those that `cutout` sees, and (halo, row) of every pair, int32."""
-        names = carried(self.project.fields, kind)
+        names, started = carried(self.project.fields, kind), time.perf_counter()
         p = self.snapshot.read(kind, start, stop, self.project.mu_e, gas=reads_gas(self.project, kind), groups=self.cutout.extra > 0)
         self.rows_read += stop - start
         h = p.h if kind not in self.support else np.minimum(self.support[kind].read(start, stop)[p.index - start], self.snapshot.box / 2)
@@ -202,8 +205,9 @@ class Source:
         seen[row] = True
         number = np.cumsum(seen, dtype=np.int32) - np.int32(1)
         p.keep(seen)
-        values = weights(p, names, self.project)
-        return np.column_stack([where[seen, :5], values, where[seen, 5:]]), halo, number[row]
+        table = np.column_stack([where[seen, :5], weights(p, names, self.project), where[seen, 5:]])
+        self.seconds += time.perf_counter() - started
+        return table, halo, number[row]
 
     def parts(self, kind: str, wanted: np.ndarray, low: int, high: int, final: bool) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """For each block within rows low..high that serves a `wanted` halo (bool, by halo): table, halo, row of its pairs.

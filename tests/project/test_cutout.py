@@ -266,12 +266,15 @@ def test_maps_with_and_without_the_index_are_the_same(tmp_path, monkeypatch, bou
 def test_shares_are_disjoint_equal_and_in_order():
     runs = merge_runs([[50, 60], [3, 9], [9, 20], [15, 18], [7, 7], [100, 223]])
     assert runs.tolist() == [[3, 20], [50, 60], [100, 223]]
-    for size in (1, 2, 7, 200):
-        shares = [share_of_runs(runs, rank, size, 8) for rank in range(size)]
-        pieces = [p for share in shares for p in share]
+    for size, stripes in ((1, 1), (2, 1), (7, 1), (200, 1), (1, 5), (2, 5), (7, 3), (200, 2)):
+        shares = [share_of_runs(runs, rank, size, 8, stripes) for rank in range(size)]
+        pieces = sorted(p for share in shares for p in share)
         rows = np.concatenate([np.arange(a, b) for a, b in pieces])
         assert np.array_equal(rows, ranges(runs[:, 0], runs[:, 1]))
         assert all(0 < b - a <= 8 for a, b in pieces)
+        assert all(share == sorted(share) for share in shares)
         counts = [sum(b - a for a, b in share) for share in shares]
-        assert max(counts) - min(counts) <= 1
+        assert max(counts) - min(counts) <= stripes
+    owner = [rank for _, rank in sorted((p, rank) for rank in (0, 1) for p in share_of_runs(runs, rank, 2, 8, 5))]
+    assert np.count_nonzero(np.diff(owner)) == 9  # they take turns
     assert share_of_runs(merge_runs([]), 0, 2, 8) == []
