@@ -2,7 +2,7 @@
 
 Levels above 0 have a margin about the map, so that nothing is lost where a level is brought up to the next finer one. That is a
 conservative interpolation: a pixel of average a becomes halves a - d and a + d along each side, with d an antisymmetric sum over
-the neighbours. The mass is kept to the last digit; |d| is held below |a|, so that no pixel changes its sign.
+the neighbours. The mass is kept to the last digit; |d| is held below |a|, so that no pixel changes its sign or is emptied.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ LARGEST = (max(WIDTHS) - 1) / 2
 
 A particle alone is then wrong by 0.02 % (sum of absolute differences) on the finest level, and by 0.1 to 1 % on others; the sum of
 many by a hundredth of that, because the error changes its sign from place to place."""
+STEEPEST = 0.9
+"""Largest |d| over |a|: each part keeps something of what a pixel has, which ratios of maps and logarithms need."""
 BEYOND = 16
 """Levels above the one on which the map is one pixel. A particle that is too large even there has a flat column over the map."""
 
@@ -95,7 +97,8 @@ def bring_up(coarse, fine, coarse_margin, fine_margin, taps, start, stop):
                 for j in range(across):
                     d[j] += t * (above[j] - below[j])
             for j in range(across):
-                d[j] = 0.5 * min(max(d[j], -abs(here[j])), abs(here[j]))
+                most = STEEPEST * abs(here[j])
+                d[j] = 0.5 * min(max(d[j], -most), most)
             for half in range(2):
                 sign, to = 2.0 * half - 1.0, 2 * (i - low) + half
                 if to < fine.shape[0]:
@@ -117,6 +120,7 @@ def _split(line, taps, low, high, row):
             d[j] += t * (above[j] - below[j])
     for j in range(high - low):
         a = line[low + j]
-        e = min(max(d[j], -abs(a)), abs(a))
+        most = STEEPEST * abs(a)
+        e = min(max(d[j], -most), most)
         row[2 * j] = 0.5 * (a - e)
         row[2 * j + 1] = 0.5 * (a + e)
