@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 import errno
+import os
 import re
+import sys
 from collections.abc import Iterable
 
 
@@ -47,3 +49,9 @@ def disk_error(error: BaseException) -> str | None:
     if said is None and isinstance(error, (OSError, RuntimeError)) and re.search("No space left|file write failed", str(error)):
         said = ("the disk is full or the file cannot be written", "free some space and run the same command again")
     return None if said is None else str(UserError(said[0], getattr(error, "filename", None) or "run.dir", said[1]))
+
+
+def reader_left() -> int:
+    """After a BrokenPipeError of standard output (`| head` has seen enough): end in peace; returns the exit status 0."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered goes nowhere
+    return 0

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from hpcdiff import __version__, files
 from hpcdiff.config import Config, read_config
-from hpcdiff.errors import Busy, Stopped, UserError, disk_error, nearest
+from hpcdiff.errors import Busy, Stopped, UserError, disk_error, nearest, reader_left
 from hpcdiff.world import TorchWorld, World, join_world, launched_rank
 
 DONE, FAULT, USER, STOPPED = 0, 1, 2, 75
@@ -91,7 +91,10 @@ def run_stage(
         dry = bool({"--dry-run", "--check"} & options)  # nothing is written, whatever happens
         if dry:
             if launched_rank(stage) == 0:
-                _say(stage, config, options, plan, check)
+                try:
+                    _say(stage, config, options, plan, check)
+                except BrokenPipeError:
+                    return reader_left()
             return DONE
         world = join_world(stage)
         _catch_signals(world)

@@ -54,6 +54,18 @@ class World:
         """Largest over the ranks, element by element, of arrays of one shape and type. Collective."""
         return values.copy()
 
+    def exchange_rows(self, rows: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        """Send rows of a table to other ranks. Collective; one process alone or MPI.
+
+        Args:
+            rows: float64 (n, k), sorted by the rank that they go to.
+            counts: int64 (size,), how many go to each.
+        Returns:
+            What came, by source, and of one source in the order in which it stood there.
+        """
+        assert self.size == 1, "only MPI's ranks send tables"
+        return rows
+
     def barrier(self) -> None:
         """Wait for every rank. Collective."""
         self.allgather(None)
@@ -141,6 +153,21 @@ class MPIWorld(World):
         out = np.empty_like(values)
         self.comm.Allreduce(np.ascontiguousarray(values), out, MPI.MAX)
         return out
+
+    def exchange_rows(self, rows: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        if self.size == 1:
+            return rows
+        from mpi4py import MPI
+
+        counts = np.asarray(counts, np.int64)
+        coming = np.empty_like(counts)
+        self.comm.Alltoall(counts, coming)
+        received = np.empty((int(coming.sum()), rows.shape[1]))
+        row = MPI.DOUBLE.Create_contiguous(rows.shape[1]).Commit()  # counts in rows stay below 2^31
+        begin, end = np.cumsum(counts) - counts, np.cumsum(coming) - coming
+        self.comm.Alltoallv([np.ascontiguousarray(rows), counts, begin, row], [received, coming, end, row])
+        row.Free()
+        return received
 
     def barrier(self) -> None:
         self.comm.Barrier()

@@ -1,12 +1,13 @@
 """Exit statuses, one-line errors, guards against wrong launches, and ranks that fail together."""
 
 import json
+import os
 import subprocess
 import sys
 import time
 
 import pytest
-from conftest import LAUNCHERS, ROOT, environment, refused, run, start
+from conftest import LAUNCHERS, ROOT, environment, make_maps, refused, run, start
 
 from hpcdiff import launch, world
 from hpcdiff.errors import UserError
@@ -167,3 +168,15 @@ def test_an_error_of_one_rank_alone_ends_all(tmp_path, stage, fails):
     else:  # gloo makes the others' calls fail, with tracebacks, when a rank is gone
         assert done.stderr.count("hpcdiff train: error: its disk is gone, node 7") == 1 and done.returncode
     assert json.loads((tmp_path / "run" / f"{stage}.status.json").read_text())["exit"] == 2
+
+
+@pytest.mark.parametrize("words", [["hpcdiff.simulate", "CONFIG", "--dry-run"], ["hpcdiff.maps", "info", "MAPS"]])
+def test_a_reader_that_has_seen_enough_is_no_error(tmp_path, words):
+    """As in `... | head -0`."""
+    make_maps(tmp_path / "m.h5")
+    words = [{"CONFIG": str(config(tmp_path)), "MAPS": str(tmp_path / "m.h5")}.get(word, word) for word in words]
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run([sys.executable, "-m", *words], stdout=writing, stderr=subprocess.PIPE, text=True, cwd=ROOT, timeout=60)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -4,7 +4,7 @@ import os
 
 os.environ.setdefault("HDF5_USE_FILE_LOCKING", "BEST_EFFORT")  # scratch file systems often have no locks; before h5py
 
-from hpcdiff.maps.layout import CATALOG, FORMAT, UNITS, VERSION, shared, view_checksum
+from hpcdiff.maps.layout import CATALOG, FORMAT, MEAN_OF, UNITS, VERSION, shared, view_checksum
 from hpcdiff.maps.reader import MapFile, open_hdf5
 from hpcdiff.maps.splits import PARTS, deal, split_ids, splitmix64
 from hpcdiff.maps.writer import MapWriter
@@ -12,6 +12,7 @@ from hpcdiff.maps.writer import MapWriter
 __all__ = [
     "CATALOG",
     "FORMAT",
+    "MEAN_OF",
     "PARTS",
     "UNITS",
     "VERSION",

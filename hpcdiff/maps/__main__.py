@@ -6,7 +6,7 @@ import signal
 import sys
 import traceback
 
-from hpcdiff.errors import UserError, disk_error
+from hpcdiff.errors import UserError, disk_error, reader_left
 from hpcdiff.maps.verbs import run_verb
 
 USAGE = """usage: python -m hpcdiff.maps info FILE           what is in a map file
@@ -31,6 +31,8 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("hpcdiff maps: stopped: what is whole is kept; run the same command again", file=sys.stderr)
         return STOPPED
+    except BrokenPipeError:
+        return reader_left()
     except BaseException as error:
         said = str(error) if isinstance(error, UserError) else disk_error(error)
         if said is None:

@@ -24,6 +24,8 @@ UNITS = {
     "temperature": "keV",
 }
 """Units of each field, as stored."""
+MEAN_OF = {"gas": "gas", "dm": "dm", "star": "gas", "total": "total"}
+"""Fields over a mean density, and the component whose mean it is (stars: all baryons')."""
 CATALOG = {
     "halo_id": ("<i8", ()),
     "mass_200m": ("<f8", ()),

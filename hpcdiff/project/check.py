@@ -12,7 +12,6 @@ import numpy as np
 from hpcdiff.config import Config
 from hpcdiff.cosmology import MPC_CM, MSUN_G
 from hpcdiff.maps import UNITS, open_hdf5
-from hpcdiff.project import fields
 from hpcdiff.project.forecast import forecast, ranks_of_launcher
 from hpcdiff.project.look import Look
 from hpcdiff.project.render import HaloMaps
@@ -135,7 +134,6 @@ def _totals(config: Config, snapshot: Snapshot, halos: Halos, catalog: dict) -> 
     size = n * project.npix**2 * 4 * len(project.fields)
     yield f"views: {n} of {len(np.unique(catalog['halo_id']))} halos, {len(project.fields)} fields of {project.npix}^2: {size / 1e9:.4g} GB"
     yield from notes(halos, catalog, project, snapshot.redshift, snapshot.box, snapshot.background)
-    yield from fields.notes(project)
     yield from forecast(snapshot, catalog, project, ranks_of_launcher())
 
 

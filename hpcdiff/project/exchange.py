@@ -95,7 +95,7 @@ def exchange(parts: Iterator[Part], to: Destinations, columns: int, world: World
                 tables.append(table[row])
                 held += tables[-1].nbytes
         ledger.set("sent", 3 * held)
-        got = _ordered(_alltoall(ranks, tables, columns, world))
+        got = _ordered(_sent(ranks, tables, columns, world))
         ledger.add("received", got.nbytes)
         ledger.set("sent", 0)
         if len(got):
@@ -111,25 +111,13 @@ def _ordered(table: np.ndarray) -> np.ndarray:
     return table if (index[1:] >= index[:-1]).all() else table[np.argsort(index, kind="stable")]
 
 
-def _alltoall(ranks: list[np.ndarray], tables: list[np.ndarray], columns: int, world: World) -> np.ndarray:
-    """Rows to their ranks; what comes is ordered by source and, of one source, in the order in which it stood there."""
+def _sent(ranks: list[np.ndarray], tables: list[np.ndarray], columns: int, world: World) -> np.ndarray:
+    """Tables whose rows go to `ranks`; what comes, by source."""
     rank = np.concatenate([np.empty(0, np.int64), *ranks])
-    send = tables[0] if len(tables) == 1 else np.concatenate([np.empty((0, columns)), *tables])
-    if world.size == 1:
-        return send
-    if len(tables) > 1:
-        send = send[np.argsort(rank, kind="stable")]
-    counts = np.bincount(rank, minlength=world.size).astype(np.int64)
-    coming = np.empty_like(counts)
-    world.comm.Alltoall(counts, coming)
-    received = np.empty((int(coming.sum()), columns))
-    from mpi4py import MPI
-
-    row = MPI.DOUBLE.Create_contiguous(columns).Commit()  # counts in rows stay below 2^31
-    begin, end = (np.concatenate([[0], c.cumsum()[:-1]]) for c in (counts, coming))
-    world.comm.Alltoallv([send, counts, begin, row], [received, coming, end, row])
-    row.Free()
-    return received
+    rows = tables[0] if len(tables) == 1 else np.concatenate([np.empty((0, columns)), *tables])
+    if len(tables) > 1 and world.size > 1:  # one alone is sorted by rank
+        rows = rows[np.argsort(rank, kind="stable")]
+    return world.exchange_rows(rows, np.bincount(rank, minlength=world.size))
 
 
 def windows(source: Source, kind: str, to: Destinations, world: World, room: int) -> list[tuple[int, int]]:

@@ -7,7 +7,7 @@ import numpy as np
 from hpcdiff.config import GasCut, Project
 from hpcdiff.cosmology import K_B, KEV_ERG, M_E_C2, M_P, MPC_CM, MSUN_G, SIGMA_T, Background
 from hpcdiff.errors import UserError
-from hpcdiff.maps import UNITS, shared
+from hpcdiff.maps import MEAN_OF, UNITS, shared
 from hpcdiff.project.emission import bremsstrahlung, read_cooling
 from hpcdiff.project.smooth import margin_pixels
 from hpcdiff.snapshot import Particles, Snapshot
@@ -26,8 +26,6 @@ WEIGHTS_OF = {
     "temperature": ("spectroscopic_t", "spectroscopic"),
 }
 """The weights whose columns make a field: one, or the two whose ratio it is."""
-DENSITY_FIELDS = {"gas": "gas", "dm": "dm", "star": "gas", "total": "total"}
-"""Fields over a mean density, and the component whose mean it is (stars: all baryons')."""
 FINEST_BEAM = 2.0
 """Smallest full width at half maximum, in pixels before averaging down, that a grid of pixels can hold."""
 
@@ -73,11 +71,11 @@ def check_snapshot(project: Project, snapshot: Snapshot) -> None:
     if cut and cut_text(project.gas_cut) != "none":
         snapshot.require("gas", "density", cut[0])
         snapshot.require("gas", "temperature", cut[0])
-    means = [field for field in project.fields if DENSITY_FIELDS.get(field) in ("gas", "dm")]
+    means = [field for field in project.fields if MEAN_OF.get(field) in ("gas", "dm")]
     if means and "Ob0" in snapshot.assumed:
         what = f"the snapshot does not say OmegaBaryon, and the mean density that {means[0]!r} is divided by needs it"
         raise UserError(what, snapshot.paths[0], "set cosmology.Ob0 (0 in a run of dark matter alone)")
-    baryons = [field for field in means if DENSITY_FIELDS[field] == "gas"]
+    baryons = [field for field in means if MEAN_OF[field] == "gas"]
     if baryons and not snapshot.background.Ob0:
         what = f"cosmology.Ob0 is 0, and {baryons[0]!r} is divided by the mean density of baryons"
         raise UserError(what, snapshot.paths[0], "set cosmology.Ob0, or leave the field out")
@@ -221,8 +219,8 @@ def cut_text(cut: GasCut) -> str:
 
 def scale(field: str, background: Background, redshift: float, depth_mpc: float) -> float:
     """What the column of a field's weight is divided by: the mean density's column in Msun/Mpc^2, 1/T_cmb, or 1."""
-    if field in DENSITY_FIELDS:
-        return background.rho_mean(redshift, DENSITY_FIELDS[field]) * depth_mpc
+    if field in MEAN_OF:
+        return background.rho_mean(redshift, MEAN_OF[field]) * depth_mpc
     return 1e-6 / background.Tcmb0 if field == "sz" else 1.0
 
 
@@ -234,7 +232,7 @@ def attributes(project: Project, background: Background, redshift: float, rows: 
         depth, beam = shared(depth_of(field, rows)), shared(beam_of(field, rows))
         if depth is not None:
             about["depth_mpc"] = depth
-            if field in DENSITY_FIELDS:
+            if field in MEAN_OF:
                 about["to_msun_per_mpc2"] = scale(field, background, redshift, depth)
         if beam:
             about["beam_fwhm_mpc"] = beam

@@ -10,7 +10,7 @@ from hpcdiff.project import fields
 from hpcdiff.project.cutout import Reach, merge_runs, share_of_runs
 from hpcdiff.project.members import Members, members_of
 from hpcdiff.project.periodic import nearest_image
-from hpcdiff.project.sanity import ASTRAY, enclosed_mass, mass_ratios, refuse_strangers, shells, within
+from hpcdiff.project.sanity import ASTRAY, add_mass, mass_ratios, refuse_strangers, shells, within
 from hpcdiff.snapshot import KINDS, Halos, Particles, Snapshot
 from hpcdiff.snapshot.nearest import NEIGHBOURS
 from hpcdiff.snapshot.particles import joined, refuse_twice
@@ -92,7 +92,7 @@ class Look:
         if self.member is not None:
             where = self.config.project.halos or self.config.dir / "halos.hdf5"
             refuse_strangers(self.near, self.members, self.halos.source, where)
-        ratios = mass_ratios(self.shells, self.enclosed, self.halos.mass_200m[self.halo], self.snapshot.background)
+        ratios = mass_ratios(self.shells, self.enclosed.cumsum(axis=1), self.halos.mass_200m[self.halo], self.snapshot.background)
         self.ratios = np.full(n, np.nan) if self.sampled else ratios
 
     def _runs(self, kind: str) -> np.ndarray:
@@ -125,8 +125,9 @@ class Look:
             mass, read = mass + p.mass.sum(), read + stop - start
             table = np.column_stack([p.index, p.position, np.zeros(len(p.index)) if p.h is None else p.h, p.mass])
             halo, row = self.reach.pairs(kind, table, self.threads)
-            for k in np.unique(halo):
-                self._add_mass(kind, int(k), table[row[halo == k]])
+            self.within[kind] += within(table[row, 1:4], halo, self.position, self.radius, snapshot.box)
+            add_mass(table, halo, row, self.position, self.radius[:, None], snapshot.box, self.mass_within[kind][:, None])
+            add_mass(table, halo, row, self.position, self.shells, snapshot.box, self.enclosed)
             if member is not None:
                 halo, row = member.pairs(kind, np.column_stack([table, p.group]) if member.extra else table, self.threads)
                 self.members += np.bincount(halo, minlength=len(self.halo))
@@ -152,13 +153,6 @@ class Look:
         k = min(NEIGHBOURS + 1, len(position))
         distance = cKDTree(position, boxsize=self.snapshot.box).query(position, k=[k], workers=self.threads)[0][:, 0]
         return np.clip(distance, 1e-6 * self.snapshot.box, self.snapshot.box / 2)
-
-    def _add_mass(self, kind: str, k: int, table: np.ndarray) -> None:
-        box = self.snapshot.box
-        near = np.linalg.norm(nearest_image(table[:, 1:4] - self.position[k], box), axis=1) < self.radius[k]
-        self.within[kind][k] += near.sum()
-        self.mass_within[kind][k] += table[near, 5].sum()
-        self.enclosed[k] += enclosed_mass({kind: table}, self.position[k], self.shells[k], box)
 
     def in_view(self, kind: str) -> np.ndarray:
         """Which of the one's particles its first view shows, bool (n,)."""

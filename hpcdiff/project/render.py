@@ -74,11 +74,6 @@ class HaloMaps:
             self.rotations.setdefault(rotation.tobytes(), (rotation, []))[1].append(view)
 
     @staticmethod
-    def bytes(project: Project, rows: dict[str, np.ndarray]) -> float:
-        """Memory of the images of these views, at most; all kinds that `project.fields` may draw on are counted."""
-        return float(HaloMaps.view_bytes(project, rows, dict.fromkeys(fields.FIELDS_OF, np.inf)).sum())
-
-    @staticmethod
     def view_bytes(project: Project, rows: dict[str, np.ndarray], particles: dict[str, np.ndarray]) -> np.ndarray:
         """Memory of each view's images at most, float64 (n_views,).
 

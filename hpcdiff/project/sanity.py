@@ -6,7 +6,8 @@ import numpy as np
 
 from hpcdiff.cosmology import MSUN_G, Background
 from hpcdiff.errors import UserError
-from hpcdiff.project.periodic import nearest_image
+from hpcdiff.project.periodic import nearest, nearest_image
+from hpcdiff.project.window import jit
 
 SHELLS = 16
 """Radii in which mass is added up, from a fiftieth of the largest on."""
@@ -21,24 +22,27 @@ def shells(within: np.ndarray) -> np.ndarray:
     return np.asarray(within)[..., None] * np.geomspace(0.02, 1, SHELLS)
 
 
-def enclosed_mass(tables: dict[str, np.ndarray], position: np.ndarray, radius: np.ndarray, box: float) -> np.ndarray:
-    """Mass inside spheres, Msun, of all kinds together, shape of `radius`.
+@jit
+def add_mass(table, halo, row, centre, radius, box, out):
+    """Add the mass of each particle of each halo to the smallest of the halo's spheres that holds it.
 
     Args:
-        tables: {kind: float64 (n, 5 + k)}: index, x, y, z (comoving Mpc), support radius, weights, of which the mass (Msun)
-            is the first.
-        position: of the halo, (3,) comoving Mpc.
-        radius: comoving Mpc.
+        table: float64 (n, 5 + k): index, x, y, z (comoving Mpc), support radius, weights, of which the mass (Msun) is the first.
+        halo, row: (pairs,), halos and rows of the table.
+        centre, radius: (n_halos, 3) and (n_halos, m), ascending; comoving Mpc.
         box: side, comoving Mpc.
+        out: float64 (n_halos, m), Msun; the sum along its rows up to a sphere is the mass inside it.
     """
-    radius = np.asarray(radius, np.float64)
-    out = np.zeros(radius.shape)
-    for table in tables.values():
-        distance = np.linalg.norm(nearest_image(table[:, 1:4] - position, box), axis=1)
-        order = np.argsort(distance)
-        below = np.concatenate([[0], np.cumsum(table[order, 5])])
-        out += below[np.searchsorted(distance[order], radius)]
-    return out
+    m = radius.shape[1]
+    for k in range(len(halo)):
+        n, p = halo[k], row[k]
+        far2 = 0.0
+        for axis in range(3):
+            d = nearest(table[p, 1 + axis] - centre[n, axis], box)
+            far2 += d * d
+        shell = np.searchsorted(radius[n], np.sqrt(far2))
+        if shell < m:
+            out[n, shell] += table[p, 5]
 
 
 def mass_ratios(radius: np.ndarray, enclosed: np.ndarray, mass_200m: np.ndarray, background: Background) -> np.ndarray:

@@ -13,10 +13,9 @@ from hpcdiff.errors import Stopped
 from hpcdiff.project.balance import Budget
 from hpcdiff.project.cutout import share_of_runs
 from hpcdiff.project.fields import carried, reads_gas, weights
-from hpcdiff.project.image import deposit_cost, jit
+from hpcdiff.project.image import deposit_cost
 from hpcdiff.project.members import Cutout
-from hpcdiff.project.periodic import nearest
-from hpcdiff.project.sanity import within
+from hpcdiff.project.sanity import add_mass, within
 from hpcdiff.snapshot import Snapshot
 from hpcdiff.world import World
 
@@ -183,7 +182,7 @@ class Source:
         size = table[row, 4] / self.pixel[halo]
         census.cost += np.bincount(halo, deposit_cost(size, self.npix), minlength=n)
         if self.radius.shape[1]:
-            _add_mass(table, halo, row, self.centre, self.radius, self.snapshot.box, census.enclosed)
+            add_mass(table, halo, row, self.centre, self.radius, self.snapshot.box, census.enclosed)
         if self.around is not None:
             census.near += within(table[row, 1:4], halo, self.centre, self.around, self.snapshot.box)
         seen_by = np.flatnonzero(counts)
@@ -229,18 +228,3 @@ class Source:
             if final and block.table is not None:
                 self.ledger.add("kept", -block.bytes)
                 block.table = block.halo = block.row = None
-
-
-@jit
-def _add_mass(table, halo, row, centre, radius, box, out):
-    """Add the mass (the first weight) of each pair to the smallest of the halo's spheres that holds it."""
-    m = radius.shape[1]
-    for k in range(len(halo)):
-        n, p = halo[k], row[k]
-        far2 = 0.0
-        for axis in range(3):
-            d = nearest(table[p, 1 + axis] - centre[n, axis], box)
-            far2 += d * d
-        shell = np.searchsorted(radius[n], np.sqrt(far2))
-        if shell < m:
-            out[n, shell] += table[p, 5]

@@ -86,7 +86,6 @@ def plan(config: Config) -> list[str]:
         f"halos: {len(np.unique(catalog['halo_id']))} of {len(halos)}; views: {n} (train {parts[0]}, val {parts[1]}, test {parts[2]})",
         *halos.dropped,
         *notes(halos, catalog, project, snapshot.redshift, snapshot.box, snapshot.background),
-        *fields.notes(project),
         f"maps.h5: {len(project.fields)} fields of {project.npix}^2 pixels, {_size(n, config)}",
         *forecast(snapshot, catalog, project, ranks_of_launcher()),
     ]
@@ -95,9 +94,9 @@ def plan(config: Config) -> list[str]:
 def _estimate(config: Config) -> list[str]:
     views = config.project.views
     if views.mode == "flat_mass":
-        low, high = np.log10(config.simulate.mass_range)
-        n = int(views.per_dex * (high - low))
-        return [f"views: at most {views.per_dex} a dex, {n} over simulate.mass_range; maps.h5: at most {_size(n, config)}"]
+        key, masses = ("project", config.project.mass_range) if config.project.mass_range else ("simulate", config.simulate.mass_range)
+        n = int(views.per_dex * np.log10(masses[1] / masses[0]))
+        return [f"views: at most {views.per_dex} a dex, {n} over {key}.mass_range; maps.h5: at most {_size(n, config)}"]
     each = views.sightlines * len(views.axes)
     return [f"views: {each} a halo; maps.h5: {_size(each, config)} a halo"]
 
@@ -154,8 +153,7 @@ def _prepare(config: Config, world: World, final: Path) -> str | tuple:
         attributes["depth_mpc"] = depth
     attributes.update(config=to_yaml(sections), inputs=inputs)
     attributes["provenance"] = provenance(world, inputs=json.loads(inputs), simulation_engine=_engine_of(snapshot))
-    said = notes(halos, catalog, project, snapshot.redshift, snapshot.box, snapshot.background)
-    for line in [*halos.dropped, *said, *fields.notes(project)]:
+    for line in [*halos.dropped, *notes(halos, catalog, project, snapshot.redshift, snapshot.box, snapshot.background)]:
         world.print(f"hpcdiff project: {line}")
     return snapshot, halos, catalog, attributes
 

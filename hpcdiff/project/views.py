@@ -6,9 +6,8 @@ import numpy as np
 
 from hpcdiff.config import Project, Views
 from hpcdiff.cosmology import Background
-from hpcdiff.maps import CATALOG, deal, splitmix64
-from hpcdiff.project import lengths, regions
-from hpcdiff.project.fields import padded_width
+from hpcdiff.maps import deal, splitmix64
+from hpcdiff.project import fields, lengths, regions
 from hpcdiff.snapshot import Halos
 
 GOLDEN = np.pi * (3 - np.sqrt(5))
@@ -133,9 +132,8 @@ def catalogue(
         **{name: values[row] for name, values in sizes.items()},
     }
     if box is not None:
-        lengths.refuse_unfitting(out, (padded_width(out, project) - out["width_mpc"]) / 2, box * a)
-    more = {name: c[row] for name, c in halos.extra.items() if c.dtype.kind in "iubf" and name not in (*CATALOG, *out, "checksum")}
-    return out | more
+        lengths.refuse_unfitting(out, (fields.padded_width(out, project) - out["width_mpc"]) / 2, box * a)
+    return out | {name: column[row] for name, column in halos.extra.items() if name not in out}
 
 
 def _gap(project: Project, sizes: dict[str, np.ndarray], a: float) -> float:
@@ -143,7 +141,8 @@ def _gap(project: Project, sizes: dict[str, np.ndarray], a: float) -> float:
 
 
 def notes(halos: Halos, catalog: dict[str, np.ndarray], project: Project, redshift: float, box: float, background: Background) -> list[str]:
-    """Lines for the plan and the run: radii that were computed, what the split leaves out or tears apart, and what is in each part.
+    """Lines for the plan and the run: radii that were computed, what the split leaves out or tears apart, what is in each part, and
+    fields that depend on a choice not made.
 
     Args:
         catalog: as `catalogue` made it of the others.
@@ -158,4 +157,4 @@ def notes(halos: Halos, catalog: dict[str, np.ndarray], project: Project, redshi
         both = np.unique(np.stack([catalog["group"], catalog["split"]]), axis=1)
         if torn := both.shape[1] - len(np.unique(both[0])):
             lines.append(f"{torn} groups of halos have members in several parts; split.by: group keeps them together")
-    return [*lines, *regions.report(catalog, box)]
+    return [*lines, *regions.report(catalog, box), *fields.notes(project)]

@@ -171,7 +171,7 @@ class Search:
         wants = _Wants(parts, near)
         got = [np.empty((0, 4))]
         for index, position in self._blocks():
-            got.append(self._send(*wants.rows(index, position, self.box, self.world.size)))
+            got.append(self.world.exchange_rows(*wants.rows(index, position, self.box, self.world.size)))
             self._pause()
         table = np.concatenate(got)
         del got
@@ -179,7 +179,7 @@ class Search:
         del table
         home = np.searchsorted(self.bounds, index, side="right") - 1
         order = np.argsort(home, kind="stable")
-        back = self._send(np.column_stack([index, distance])[order], np.bincount(home, minlength=self.world.size))
+        back = self.world.exchange_rows(np.column_stack([index, distance])[order], np.bincount(home, minlength=self.world.size))
         self._store(back[:, 0].astype(np.int64), back[:, 1])
         bar.update(int(self.world.total(np.array([len(index)]))[0]))
 
@@ -196,22 +196,6 @@ class Search:
                 distance[part] = tree.query(table[part, :3], k=[self.wanted], workers=self.threads)[0][:, 0]
             self._pause()
         return table[own, 3].astype(np.int64), distance[own]
-
-    def _send(self, rows: np.ndarray, counts: np.ndarray) -> np.ndarray:
-        """Rows (n, k) float64, sorted by the rank that they go to, `counts` to each; what came, by the rank it came from."""
-        if self.world.size == 1:
-            return rows
-        from mpi4py import MPI
-
-        counts = np.asarray(counts, np.int64)
-        got = np.empty_like(counts)
-        self.world.comm.Alltoall(counts, got)
-        received = np.empty((int(got.sum()), rows.shape[1]))
-        row = MPI.DOUBLE.Create_contiguous(rows.shape[1]).Commit()  # counts in rows stay below 2^31
-        starts, ends = np.cumsum(counts) - counts, np.cumsum(got) - got
-        self.world.comm.Alltoallv([np.ascontiguousarray(rows), counts, starts, row], [received, got, ends, row])
-        row.Free()
-        return received
 
     def _store(self, index: np.ndarray, distance: np.ndarray) -> None:
         self.distance[index - self.first] = np.maximum(distance, SMALLEST * self.box)

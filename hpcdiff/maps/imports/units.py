@@ -8,10 +8,8 @@ import numpy as np
 
 from hpcdiff.cosmology import Background
 from hpcdiff.errors import UserError
-from hpcdiff.maps.layout import UNITS
+from hpcdiff.maps.layout import MEAN_OF, UNITS
 
-MEAN_OF = {"gas": "gas", "dm": "dm", "star": "gas", "total": "total"}
-"""Fields in units of a mean density, and the component whose mean it is (stars: all baryons')."""
 POSSIBLE = {
     "sz": "a temperature, as uK or K; for Compton y name the field compton_y",
     "compton_y": "dimensionless; for a temperature name the field sz",

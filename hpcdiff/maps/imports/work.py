@@ -19,8 +19,8 @@ from hpcdiff.maps.imports.fits import HeaderCheck
 from hpcdiff.maps.imports.images import open_images
 from hpcdiff.maps.imports.spec import Import
 from hpcdiff.maps.imports.table import read_table
-from hpcdiff.maps.imports.units import MEAN_OF, factors
-from hpcdiff.maps.layout import FORMAT, UNITS, block_rows, shared
+from hpcdiff.maps.imports.units import factors
+from hpcdiff.maps.layout import FORMAT, MEAN_OF, UNITS, block_rows, shared
 from hpcdiff.maps.reader import MapFile, open_hdf5
 from hpcdiff.maps.splits import PARTS
 from hpcdiff.maps.structure import config_of
