@@ -20,9 +20,9 @@ import numpy as np
 from colossus.cosmology import cosmology
 from colossus.lss import mass_function
 
-from hpcdiff.config import Project, Split, Views
 from hpcdiff.cosmology import Background
 from hpcdiff.project.views import catalogue, directions, frames
+from hpcdiff.sections import Project, Split, Views
 from hpcdiff.snapshot import Halos
 
 RESULTS = Path(__file__).resolve().parent / "results"

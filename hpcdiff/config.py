@@ -1,6 +1,6 @@
-"""The run's configuration: every key, with one docstring line a field.
+"""The run's configuration, read strictly; its sections are in `sections.py`.
 
-`docs/config.md` is generated from this file (`python -m hpcdiff.config > docs/config.md`).
+`docs/config.md` is generated (`python -m hpcdiff.config > docs/config.md`).
 """
 
 from __future__ import annotations
@@ -11,266 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hpcdiff.errors import UserError, nearest
-from hpcdiff.strict import check_bounds, fields_of, leaves, number, one_of, read, reference, some_of, to_yaml
-
-FIELDS = ("gas", "dm", "star", "total", "sz", "compton_y", "xray", "temperature")
-HOT_GAS = ("sz", "compton_y", "xray", "temperature")
-TRANSFORMS = ("linear", "asinh", "log10")
-SAMPLERS = ("euler_maruyama", "predictor_corrector", "heun", "dpmpp_2m", "dpmpp_2m_sde")
-
-
-@dataclass
-class Run:
-    """Where the run lives, and its seed."""
-
-    dir: str = "runs/quickstart"
-    """Folder of everything that this run writes."""
-    seed: int = number(0, low=0)
-    """Seed of simulation, training and sampling."""
-    maps: str | list[str] | None = None
-    """Map file, or a list of them (several simulations); null = `maps.h5` below `run.dir`."""
-    model: str | None = None
-    """Folder of the trained model; null = `model` below `run.dir`."""
-
-
-@dataclass
-class Cosmology:
-    """Flat LambdaCDM; a snapshot's own numbers win, these fill its gaps."""
-
-    Om0: float = number(0.3, above=0, high=1)
-    """Matter density today over the critical one."""
-    Ob0: float = number(0.045, low=0, high=1)
-    """Baryon density today over the critical one; 0 in a run of dark matter alone."""
-    h: float = number(0.7, above=0, high=2)
-    """Hubble constant over 100 km/s/Mpc."""
-    sigma8: float = number(0.8, above=0)
-    """Amplitude of linear fluctuations in 8 Mpc/h."""
-    ns: float = number(0.96, above=0)
-    """Slope of the primordial spectrum."""
-    Tcmb0: float = number(2.7255, above=0)
-    """Temperature of the microwave background today, K."""
-
-
-@dataclass
-class Simulate:
-    """The embedded simulation."""
-
-    engine: str = one_of("halo_model", "nbody")
-    """`halo_model`: clusters built from profiles; `nbody` is not built yet."""
-    clusters: int = number(64, low=1)
-    """Number of clusters, one a cell of the box."""
-    mass_range: list[float] = field(default_factory=lambda: [1.0e14, 4.82e15])
-    """Lowest and highest M200m, Msun; masses are flat in log M."""
-    cell: float = number(40.0, above=0)
-    """Side of a cluster's cell of the periodic box, comoving Mpc."""
-    particle_mass: float = number(1.0e11, above=0)
-    """Mass of a dark-matter particle, Msun; gas particles have Ob/(Om-Ob) of it (the paper: 1.18e10)."""
-
-
-@dataclass
-class Views:
-    """From where each halo is seen."""
-
-    mode: str = one_of("fixed", "flat_mass")
-    """`fixed`: the same sightlines for every halo; `flat_mass`: flat in log mass, as the paper: low masses thinned, high ones seen more often."""
-    sightlines: int = number(1, low=1)
-    """Sightlines a halo; 1 is the z axis, more lie on a Fibonacci sphere."""
-    sphere: str = one_of("half", "full")
-    """`half`: a view and its opposite are mirror images; `full`: as in the paper."""
-    axes: list[str] = some_of("x", "y", "z", default=("x", "y", "z"))
-    """Axes of the rotated frame along which the box is projected."""
-    per_dex: int = number(30000, low=1)
-    """`flat_mass`: views per decade of mass."""
-    max_per_halo: int = number(69, low=1)
-    """`flat_mass`: most views of one halo."""
-
-
-@dataclass
-class Split:
-    """Which halos train, validate and test: a hash of (seed, id) against the cumulative fractions."""
-
-    by: str = one_of("halo", "group", "region")
-    """What must stay together; `region`: blocks of the box, with a gap of one map between the parts."""
-    blocks: int = number(4, low=2, high=256)
-    """`region`: blocks of the box along each side."""
-    train: float = number(0.8, low=0, high=1)
-    """Fraction for training."""
-    val: float = number(0.1, low=0, high=1)
-    """Fraction for validation."""
-    test: float = number(0.1, low=0, high=1)
-    """Fraction for testing."""
-    seed: int = number(0, low=0)
-    """Another seed deals the halos anew."""
-
-
-@dataclass
-class GasCut:
-    """Which gas counts as hot."""
-
-    temperature: float | None = number(None, above=0)
-    """Gas colder than this or as cold, K, is left out; null = none is."""
-    density: float | None = number(None, above=0)
-    """Gas denser than this or as dense, physical g/cm^3, is left out; null = none is."""
-    star_forming: bool = True
-    """false: star-forming gas and decoupled winds are left out."""
-    fields: list[str] = some_of(*HOT_GAS, "gas", default=HOT_GAS)
-    """Fields that the cut acts on; `gas` too gives the projected hot gas."""
-
-
-@dataclass
-class Project:
-    """Particles to maps."""
-
-    snapshot: str | None = None
-    """File, folder or glob of chunk files; null = `snapshot` below `run.dir`."""
-    halos: str | None = None
-    """Halo catalogue: a file, or a folder or glob of chunks; null = `halos.hdf5` below `run.dir`."""
-    catalog: str = one_of("auto", "hpcdiff", "csv", "subfind", "soap", "rockstar", "ahf")
-    """Format of the halo catalogue; `auto`: found from its content."""
-    mass_range: list[float] | None = None
-    """[lowest, highest] M200m of the halos that are projected, Msun; null = all."""
-    fields: list[str] = some_of(*FIELDS, default=("gas", "dm", "sz", "xray"))
-    """Fields to project."""
-    npix: int = number(128, low=2)
-    """Pixels a side."""
-    width: float | str = 12.8
-    """Side of the map, physical Mpc, or a text such as "2 R200m" (or R200c, R500c)."""
-    depth: float | str | dict[str, float | str] = 12.8
-    """Depth along the line of sight, physical Mpc, likewise; or one a field, as {sz: 100, dm: 12.8}."""
-    method: str = one_of("exact", "mesh")
-    """`exact`: pixel average of the analytic column; `mesh`: the paper's 3D mesh of npix^3 points, summed, for comparison."""
-    beam: float | str | dict[str, float | str] | None = None
-    """FWHM of a Gaussian that smooths the maps, physical Mpc, or a text such as "0.015 R200c"; or one a field, as {sz: 0.3}; null = none."""
-    oversample: int = number(1, low=1)
-    """Maps are made with `oversample` times as many pixels a side, smoothed by the beam, and averaged down."""
-    gaunt: float | str = number(1.2, above=0)
-    """Free-free Gaunt factor of `xray`: a number, or `fit`: averaged over the thermal spectrum of each particle's temperature."""
-    cooling: str | None = None
-    """Table of Lambda(T, Z) for `xray` in place of bremsstrahlung, text or HDF5 (`docs/cooling.md`); null = none."""
-    gas_cut: GasCut = field(default_factory=GasCut)
-    """Which gas counts as hot."""
-    mu_e: float = number(1.13, above=0)
-    """Mean molecular weight per electron where the snapshot has no electron abundance."""
-    particles: str = one_of("all", "members")
-    """`all` that a view sees; `members`: those alone that the halo catalogue names as the halo's own."""
-    memory_gb: float = number(4.0, above=0)
-    """Memory a rank for particles and maps, 1e9 bytes; less means more passes over the snapshot, and the same maps."""
-    views: Views = field(default_factory=Views)
-    """Sightlines and axes."""
-    split: Split = field(default_factory=Split)
-    """Training, validation and test parts."""
-
-
-@dataclass
-class Task:
-    """What is inferred from what."""
-
-    inputs: list[str] = some_of(*FIELDS, default=("sz", "xray"))
-    """Fields that are observed."""
-    outputs: list[str] = some_of(*FIELDS, default=("gas", "dm"))
-    """Fields that are inferred."""
-    method: str = one_of("diffusion", "regression")
-    """`diffusion`: posterior samples; `regression` is not built yet."""
-    transform: str | dict[str, str] = field(default="linear", metadata={"choices": TRANSFORMS})
-    """`linear`, `asinh` or `log10` to [0, 1] by the training split's bounds; or one a field, as {sz: log10, ...}."""
-
-
-@dataclass
-class Network:
-    """The score network."""
-
-    name: str = one_of("ncsnpp", "unet")
-    """`ncsnpp` (Song et al. 2021); `unet` is not built yet."""
-    channels: int = number(128, low=4)
-    """Channels at full resolution."""
-    multipliers: list[int] = field(default_factory=lambda: [2, 2, 2, 2])
-    """Channels of each resolution over `channels`."""
-    blocks: int = number(2, low=1)
-    """Residual blocks a resolution."""
-    dropout: float = number(0.0, low=0, high=0.99)
-    """Dropout in the residual blocks."""
-
-
-@dataclass
-class Diffusion:
-    """Noise levels and preconditioning."""
-
-    sigma_min: float = number(0.001, above=0)
-    """Smallest noise, in transformed units."""
-    sigma_max: float = number(1.0, above=0)
-    """Largest noise, in transformed units."""
-    precondition: str = one_of("ve", "edm")
-    """`ve`: the paper's; `edm`: Karras et al. 2022."""
-    noise_shift: float = -0.5
-    """`edm`: training noise is log-normal; ln of its median over sigma_data (Karras et al. 2022: -0.5)."""
-    noise_width: float = number(1.2, above=0)
-    """`edm`: standard deviation of the logarithm of the training noise."""
-
-
-@dataclass
-class Train:
-    """Training."""
-
-    engine: str = one_of("ddp", "deepspeed")
-    """`ddp`; `deepspeed` is not built yet."""
-    batch_size: int = number(32, low=1)
-    """Global batch: images a step over all ranks."""
-    images: int = number(100000, low=1)
-    """Training length, in images seen."""
-    precision: str = one_of("fp32", "bf16", default="bf16")
-    """Arithmetic inside the network; weights and optimiser stay in fp32."""
-    lr: float = number(1.0e-4, above=0)
-    """Learning rate (Adam)."""
-    schedule: str = one_of("constant", "cosine")
-    """`constant`, or `cosine` to zero at `images`; either after `warmup`."""
-    warmup: int = number(0, low=0)
-    """Images over which the learning rate rises from zero."""
-    ema: float = number(0.9999, low=0, high=1)
-    """Decay of the weights' average a step, with warm-up min(ema, (1+n)/(10+n))."""
-    zero_stage: int = number(1, low=0, high=3)
-    """DeepSpeed's ZeRO stage."""
-    checkpoint_every: int = number(10000, low=1)
-    """Images between checkpoints."""
-    keep: int = number(3, low=1)
-    """Checkpoints kept."""
-    validate_every: int = number(10000, low=1)
-    """Images between validation losses and sample pictures."""
-    log_every: int = number(1000, low=1)
-    """Images between lines of `stats.jsonl`."""
-    augment: bool = True
-    """Flips and quarter turns of inputs and outputs together."""
-
-
-@dataclass
-class Sample:
-    """Posterior sampling."""
-
-    sampler: str = one_of("auto", *SAMPLERS)
-    """`auto` = dpmpp_2m_sde."""
-    steps: int = number(1000, low=2)
-    """Noise levels."""
-    samples: int = number(10, low=1)
-    """Posterior samples a view."""
-    batch_size: int = number(64, low=1)
-    """Maps in one network call, a rank."""
-    split: str = one_of("train", "val", "test", default="test")
-    """Which part of the map file is sampled."""
-    init: str = one_of("prior", "matched")
-    """`prior` = N(0, sigma_max^2); `matched` = N(E[x], Var[x] + sigma_max^2) of the training split."""
-    shuffle_inputs: bool = False
-    """A control: every view gets the inputs of another halo, so that skill must vanish."""
-
-
-@dataclass
-class Evaluate:
-    """Metrics and report."""
-
-    mass_bins: dict[str, list[float]] = field(default_factory=lambda: {"low": [2.0e14, 6.0e14], "high": [6.0e14, 1.0e15]})
-    """Bins of true M200m, Msun: [low, high), the last closed."""
-    k_split: float = number(2.0, above=0)
-    """Wavenumber between large and small scales, h/Mpc."""
-    bootstrap: int = number(1000, low=2)
-    """Bootstrap draws over halos for the error of a mean."""
+from hpcdiff.sections import FIELDS, Cosmology, Diffusion, Evaluate, Network, Observe, Project, Run, Sample, Simulate, Task, Train
+from hpcdiff.strict import check_bounds, fields_of, leaves, read, reference, to_yaml
 
 
 @dataclass
@@ -282,6 +24,7 @@ class Config:
     simulate: Simulate = field(default_factory=Simulate)
     project: Project = field(default_factory=Project)
     task: Task = field(default_factory=Task)
+    observe: Observe = field(default_factory=Observe)
     network: Network = field(default_factory=Network)
     diffusion: Diffusion = field(default_factory=Diffusion)
     train: Train = field(default_factory=Train)
@@ -349,6 +92,19 @@ def _check_together(config: Config, where: str) -> None:
         ("project.split", abs(split.train + split.val + split.test - 1) < 1e-9, "train + val + test must be 1"),
         ("diffusion.sigma_min", diffusion.sigma_min < diffusion.sigma_max, "it must be below sigma_max"),
         ("network.multipliers", all(m > 0 for m in config.network.multipliers) and config.network.multipliers, "whole numbers above 0"),
+        (
+            "network.attention",
+            config.network.attention == "coarsest"
+            if isinstance(config.network.attention, str)
+            else all(a in {2**n for n in range(len(config.network.multipliers))} for a in config.network.attention),
+            "give coarsest, or a list of 1, 2, 4, ... up to the coarsest level's factor",
+        ),
+        (
+            "train.map_weights",
+            config.train.map_weights is None
+            or (len(config.train.map_weights) == len(config.map_paths()) and min(config.train.map_weights) > 0),
+            "give one number above 0 for each file of run.maps, or null",
+        ),
         ("task.outputs", not set(config.task.inputs) & set(config.task.outputs), "no field may be input and output"),
         (
             "evaluate.mass_bins",

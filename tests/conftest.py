@@ -97,7 +97,7 @@ def refused(done: subprocess.CompletedProcess, *words: str, stage: str = "") -> 
 def make_maps(path: Path, halos: int = 20, npix: int = 16, seed: int = 0, axes: int = 1, **fractions: float) -> None:
     """A whole map file of smooth random clusters: dm is a filtered mixture of sz and noise, so there is something to learn."""
     from hpcdiff import maps
-    from hpcdiff.config import Split
+    from hpcdiff.sections import Split
     from hpcdiff.world import World
 
     rng = np.random.default_rng(seed)

@@ -40,8 +40,8 @@ def good_seed():
     """A split seed that fills all three parts with 8 halos."""
     import numpy as np
 
-    from hpcdiff.config import Split
     from hpcdiff.maps import split_ids
+    from hpcdiff.sections import Split
 
     return next(s for s in range(1000) if len(set(split_ids(np.arange(8), Split(train=0.6, val=0.2, test=0.2, seed=s)).tolist())) == 3)
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from hpcdiff.config import Project
 from hpcdiff.cosmology import Background
 from hpcdiff.project.balance import Budget
 from hpcdiff.project.cutout import Reach
 from hpcdiff.project.source import BLOCK, Ledger, Source
 from hpcdiff.project.views import frames
+from hpcdiff.sections import Project
 from hpcdiff.snapshot import open_snapshot
 from hpcdiff.world import World
 from scaling import sparse

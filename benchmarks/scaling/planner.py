@@ -14,13 +14,13 @@ from unittest import mock
 import numpy as np
 from report import table
 
-from hpcdiff.config import Project, Views
 from hpcdiff.cosmology import Background
 from hpcdiff.project import forecast, passes
 from hpcdiff.project.balance import RATES, Budget, Load, make_plan
 from hpcdiff.project.cutout import Reach
 from hpcdiff.project.source import BLOCK, Ledger, Source
 from hpcdiff.project.views import catalogue
+from hpcdiff.sections import Project, Views
 from hpcdiff.snapshot import Particles
 from hpcdiff.world import World
 from scaling.sky import Sky, sky

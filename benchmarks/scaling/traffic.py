@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from hpcdiff.config import Project
 from hpcdiff.project.balance import RATES, Budget, Load, Plan
 from hpcdiff.project.cutout import Reach, ranges
 from hpcdiff.project.fields import carried
 from hpcdiff.project.source import BLOCK, PAIR_BYTES, STRIPES
+from hpcdiff.sections import Project
 from scaling.sky import Sky
 
 CELLS = 256

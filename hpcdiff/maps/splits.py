@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from hpcdiff.config import Split
 from hpcdiff.errors import UserError
+from hpcdiff.sections import Split
 
 PARTS = ("train", "val", "test")
 """What 0, 1, 2 of `/catalog/split` mean."""

@@ -8,9 +8,9 @@ import h5py
 import numpy as np
 import yaml
 
-from hpcdiff.config import Split
 from hpcdiff.maps.layout import CATALOG, UNITS, VERSION
 from hpcdiff.maps.splits import split_ids
+from hpcdiff.sections import Split
 from hpcdiff.strict import build
 
 

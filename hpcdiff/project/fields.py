@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from hpcdiff.config import GasCut, Project
 from hpcdiff.cosmology import K_B, KEV_ERG, M_E_C2, M_P, MPC_CM, MSUN_G, SIGMA_T, Background
 from hpcdiff.errors import UserError
 from hpcdiff.maps import MEAN_OF, UNITS, shared
 from hpcdiff.project.emission import bremsstrahlung, read_cooling
 from hpcdiff.project.smooth import margin_pixels
+from hpcdiff.sections import GasCut, Project
 from hpcdiff.snapshot import Particles, Snapshot
 
 FIELDS_OF = {

@@ -6,12 +6,12 @@ import os
 
 import numpy as np
 
-from hpcdiff.config import Project
 from hpcdiff.cosmology import Background
 from hpcdiff.project import fields
 from hpcdiff.project.balance import RATES, Budget, Load, make_plan, size_text, time_text
 from hpcdiff.project.render import HaloMaps
 from hpcdiff.project.source import FOUND_BYTES
+from hpcdiff.sections import Project
 from hpcdiff.snapshot import Snapshot
 from hpcdiff.snapshot.domains import grid_side
 from hpcdiff.snapshot.nearest import NEIGHBOURS, PARTICLE_BYTES

@@ -7,9 +7,9 @@ import re
 
 import numpy as np
 
-from hpcdiff.config import Project
 from hpcdiff.cosmology import Background
 from hpcdiff.errors import UserError, nearest
+from hpcdiff.sections import Project
 from hpcdiff.snapshot import Halos
 
 RADII = {"R200m": ("mean", 200), "R200c": ("crit", 200), "R500c": ("crit", 500)}

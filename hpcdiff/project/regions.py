@@ -6,10 +6,10 @@ import numpy as np
 from scipy.ndimage import maximum_filter
 from scipy.spatial import cKDTree
 
-from hpcdiff.config import Split, Views
 from hpcdiff.errors import UserError
 from hpcdiff.maps import PARTS, split_ids
 from hpcdiff.project.window import jit
+from hpcdiff.sections import Split, Views
 
 SEEDS = 100
 """Most seeds that are tried for one that fills every part."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from hpcdiff.config import Project
 from hpcdiff.cosmology import Background
 from hpcdiff.project import fields
 from hpcdiff.project.image import Canvas, jit
@@ -12,6 +11,7 @@ from hpcdiff.project.lengths import half_extent
 from hpcdiff.project.mesh import Mesh
 from hpcdiff.project.periodic import images, nearest_image
 from hpcdiff.project.smooth import smooth
+from hpcdiff.sections import Project
 
 BLOCK = 1 << 16
 """Particles that are rotated at once."""

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hpcdiff.config import Project
 from hpcdiff.errors import Stopped
 from hpcdiff.project.balance import Budget
 from hpcdiff.project.cutout import share_of_runs
@@ -16,6 +15,7 @@ from hpcdiff.project.fields import carried, reads_gas, weights
 from hpcdiff.project.image import deposit_cost
 from hpcdiff.project.members import Cutout
 from hpcdiff.project.sanity import add_mass, within
+from hpcdiff.sections import Project
 from hpcdiff.snapshot import Snapshot
 from hpcdiff.world import World
 

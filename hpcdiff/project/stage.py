@@ -9,7 +9,7 @@ import numpy as np
 import yaml
 
 from hpcdiff import maps
-from hpcdiff.config import Config, Project
+from hpcdiff.config import Config
 from hpcdiff.cosmology import Background
 from hpcdiff.errors import Stopped, UserError
 from hpcdiff.launch import provenance
@@ -19,6 +19,7 @@ from hpcdiff.project.lengths import check_lengths
 from hpcdiff.project.members import members_of
 from hpcdiff.project.passes import SMOOTHING, Projection
 from hpcdiff.project.views import catalogue, notes, views_per_halo
+from hpcdiff.sections import Project
 from hpcdiff.snapshot import Halos, Snapshot, catalogue_paths, open_snapshot, read_halos, snapshot_paths, support_files
 from hpcdiff.strict import refuse_difference, to_yaml
 from hpcdiff.world import World, threads_per_rank

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from hpcdiff.config import Project, Views
 from hpcdiff.cosmology import Background
 from hpcdiff.maps import deal, splitmix64
 from hpcdiff.project import fields, lengths, regions
+from hpcdiff.sections import Project, Views
 from hpcdiff.snapshot import Halos
 
 GOLDEN = np.pi * (3 - np.sqrt(5))

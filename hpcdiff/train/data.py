@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from hpcdiff import diffusion, transform
-from hpcdiff.config import Task
 from hpcdiff.errors import UserError
 from hpcdiff.maps import MapFile, splitmix64
+from hpcdiff.sections import Task
 
 BLOCK = 1024
 """Views read from the file at once."""

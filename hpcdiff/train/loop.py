@@ -10,11 +10,12 @@ import numpy as np
 import torch
 
 from hpcdiff import diffusion
-from hpcdiff.config import Config, Train
+from hpcdiff.config import Config
 from hpcdiff.errors import Stopped, UserError
 from hpcdiff.launch import provenance
 from hpcdiff.maps import MapFile
 from hpcdiff.model import Model, build_denoiser, read_model_config, sample_keys, save_model
+from hpcdiff.sections import Train
 from hpcdiff.strict import refuse_difference
 from hpcdiff.train import checkpoint
 from hpcdiff.train.card import model_card

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hpcdiff import maps
-from hpcdiff.config import Split
+from hpcdiff.sections import Split
 
 
 def test_splits_have_their_fractions_and_are_stable():

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 from scipy.stats import qmc
 
-from hpcdiff.config import Config, Project
+from hpcdiff.config import Config
 from hpcdiff.cosmology import Background
 from hpcdiff.project.fields import carried, weights
 from hpcdiff.project.render import HaloMaps
 from hpcdiff.project.views import frames
+from hpcdiff.sections import Project
 from hpcdiff.snapshot import Particles
 from hpcdiff.strict import build
 

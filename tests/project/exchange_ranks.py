@@ -10,7 +10,6 @@ import sys
 import numpy as np
 from tiny_box import BOX
 
-from hpcdiff.config import Project
 from hpcdiff.cosmology import Background
 from hpcdiff.project.balance import Budget
 from hpcdiff.project.cutout import Reach
@@ -18,6 +17,7 @@ from hpcdiff.project.exchange import Destinations, exchange, windows
 from hpcdiff.project.fields import carried, weights
 from hpcdiff.project.source import Ledger, Source
 from hpcdiff.project.views import frames
+from hpcdiff.sections import Project
 from hpcdiff.snapshot import open_snapshot
 from hpcdiff.world import World, join_world
 

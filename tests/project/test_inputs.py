@@ -11,7 +11,6 @@ from conftest import refused, run
 from test_emission import LAMBDA, Z, text_table
 from tiny_box import BOX, particles, write_config, write_halos, write_snapshot
 
-from hpcdiff.config import Project
 from hpcdiff.cosmology import Background
 from hpcdiff.errors import UserError
 from hpcdiff.project.__main__ import main
@@ -20,6 +19,7 @@ from hpcdiff.project.cutout import Reach
 from hpcdiff.project.fields import check_snapshot, kinds_for, scale
 from hpcdiff.project.lengths import radius_of_nfw
 from hpcdiff.project.source import Ledger, Source
+from hpcdiff.sections import Project
 from hpcdiff.snapshot import open_snapshot
 from hpcdiff.world import World
 

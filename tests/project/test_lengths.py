@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hpcdiff.config import Project, Split, Views
 from hpcdiff.cosmology import Background
 from hpcdiff.errors import UserError
 from hpcdiff.project.lengths import check_lengths, computed_radii, half_extent, parse, radius_of_nfw
 from hpcdiff.project.periodic import images, nearest_image
 from hpcdiff.project.views import catalogue, frames, sightlines
+from hpcdiff.sections import Project, Split, Views
 from hpcdiff.snapshot import Halos
 
 B = Background()

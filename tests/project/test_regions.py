@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hpcdiff.config import Project, Split, Views
 from hpcdiff.cosmology import Background
 from hpcdiff.errors import UserError
 from hpcdiff.project import regions
 from hpcdiff.project.lengths import half_extent
 from hpcdiff.project.regions import gap, near_later_part, report
 from hpcdiff.project.views import catalogue, notes
+from hpcdiff.sections import Project, Split, Views
 from hpcdiff.snapshot import Halos
 
 

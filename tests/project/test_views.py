@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hpcdiff.config import Project, Split, Views
 from hpcdiff.cosmology import Background
 from hpcdiff.errors import UserError
 from hpcdiff.maps import split_ids
 from hpcdiff.project.views import catalogue, directions, frames, rotation, sightlines, views_per_halo
+from hpcdiff.sections import Project, Split, Views
 from hpcdiff.snapshot import Halos
 
 

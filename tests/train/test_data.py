@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from hpcdiff.config import Task
 from hpcdiff.errors import UserError
 from hpcdiff.maps import MapFile
+from hpcdiff.sections import Task
 from hpcdiff.train.data import Part, fit_transforms, images_of, level_quantiles, load_part, make_batch, turn
 
 

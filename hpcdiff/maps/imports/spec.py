@@ -6,10 +6,10 @@ import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hpcdiff.config import Cosmology, Split
 from hpcdiff.cosmology import Background
 from hpcdiff.errors import UserError, nearest
 from hpcdiff.maps.layout import UNITS
+from hpcdiff.sections import Cosmology, Split
 from hpcdiff.strict import check_bounds, number, read
 
 DOCS = "docs/maps.md"
