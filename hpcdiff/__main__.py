@@ -1,4 +1,4 @@
-"""`hpcdiff STAGE CONFIG.yaml ...` and `hpcdiff maps ...`: the console script; the same as `python -m hpcdiff.STAGE ...`."""
+"""`hpcdiff STAGE CONFIG.yaml ...`, `hpcdiff maps ...`, `hpcdiff sweep ...`: the console script; as `python -m hpcdiff.STAGE ...`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ import sys
 from hpcdiff.errors import nearest
 from hpcdiff.world import STAGES
 
-USAGE = f"usage: hpcdiff {{{','.join(STAGES)}}} CONFIG.yaml [section.key=value ...] [--dry-run] [--overwrite], or hpcdiff maps --help"
-COMMANDS = (*STAGES, "maps")
+USAGE = (
+    f"usage: hpcdiff {{{','.join(STAGES)}}} CONFIG.yaml [section.key=value ...] [--dry-run] [--overwrite], "
+    "or hpcdiff maps --help, or hpcdiff sweep --help"
+)
+COMMANDS = (*STAGES, "maps", "sweep")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -18,9 +18,12 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+import numpy as np
+
 from hpcdiff import __version__, files
 from hpcdiff.config import Config, read_config
 from hpcdiff.errors import Busy, Stopped, UserError, disk_error, nearest, reader_left
+from hpcdiff.stop import CAUSES, FILE
 from hpcdiff.world import TorchWorld, World, join_world, launched_rank
 
 DONE, FAULT, USER, STOPPED = 0, 1, 2, 75
@@ -115,10 +118,16 @@ def run_stage(
             return _ended(stage, config, world, USER, str(error))
     except Stopped as error:
         world.close_bar()
+        by = CAUSES[int(world.largest(np.array([world.sign.look(world.main)]))[0])]
+        reason = f"stopped by {by or 'the stage itself'}: {error}"
         if world.main:
-            print(f"hpcdiff {stage}: stopped: {error}", file=sys.stderr, flush=True)
-        return _ended(stage, config, world, STOPPED, str(error))
+            world.sign.obeyed()
+            print(f"hpcdiff {stage}: {reason}", file=sys.stderr, flush=True)
+        return _ended(stage, config, world, STOPPED, reason, requeue=by != CAUSES[FILE])
     except BaseException as error:
+        if world is not None and world.watchdog is not None:
+            world.watchdog.lost(error)  # does not return where another rank is gone: it says which
+            world.watchdog.close()
         said = disk_error(error)
         if world:
             world.close_bar()
@@ -175,6 +184,8 @@ def _prepare(stage: str, config, world: World, outputs: Callable, overwrite: boo
             if not lock.acquire():
                 raise Busy(f"another {stage} is at work ({lock.holder()})", config.dir, "wait for it or end it")
             files.remove(config.dir / f"{stage}.status.json")
+            if world.sign.watch(config.dir):
+                print(f"hpcdiff {stage}: {config.dir / 'stop'} was left over and is removed", flush=True)
             if overwrite and os.environ.get("SLURM_RESTART_COUNT", "0") != "0":
                 print(f"hpcdiff {stage}: this job was requeued, so --overwrite is not done again", flush=True)
             elif overwrite:
@@ -185,17 +196,19 @@ def _prepare(stage: str, config, world: World, outputs: Callable, overwrite: boo
 
 def _catch_signals(world: World) -> None:
     def handle(number, frame) -> None:
-        if world.stop and number == signal.SIGINT:
+        if world.sign.signalled and number == signal.SIGINT:
             raise KeyboardInterrupt  # the second Ctrl-C does not wait
-        world.stop = True
+        world.sign.signal(number)
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, handle)
 
 
-def _ended(stage: str, config, world: World | None, status: int, reason: str) -> int:
+def _ended(stage: str, config, world: World | None, status: int, reason: str, requeue: bool | None = None) -> int:
+    if world is not None and world.watchdog is not None:
+        world.watchdog.close()
     if world.main if world is not None else launched_rank(stage) == 0:
-        _write_status(stage, config, status, reason)
+        _write_status(stage, config, status, reason, requeue)
     if world is not None:
         world.barrier()
         world.close()
@@ -231,7 +244,26 @@ def _or_end_all(stage: str, config, world: World | None, message: str) -> Iterat
         timer.cancel()
 
 
-def _write_status(stage: str, config, status: int, reason: str) -> None:
+def _write_status(stage: str, config, status: int, reason: str, requeue: bool | None = None) -> None:
     if config is not None and config.dir.is_dir():
         with contextlib.suppress(OSError):
-            files.write_json(config.dir / f"{stage}.status.json", {"exit": status, "reason": reason})
+            files.write_json(
+                config.dir / f"{stage}.status.json", {"exit": status, "reason": reason, **({} if requeue is None else {"requeue": requeue})}
+            )
+
+
+def refuse_precision(precision: str, device: object, where: object = "train.precision") -> None:
+    """Refuse, before any work, a precision that this rank's device lacks. Call it in `with world.together():`.
+
+    Raises:
+        UserError: bf16 on a CUDA device that has no bf16 arithmetic; an emulated one would be slower than fp32.
+    """
+    import torch
+
+    device = torch.device(device)
+    if precision != "bf16" or device.type != "cuda":
+        return  # the CPU computes bf16, if slowly
+    with torch.cuda.device(device):
+        able = torch.cuda.is_bf16_supported(including_emulation=False)
+    if not able:
+        raise UserError(f"{torch.cuda.get_device_name(device)} ({device}) has no bf16", where, "take precision=fp32")

@@ -8,12 +8,14 @@ import json
 import os
 import platform
 import re
+import resource
 import sys
 from collections.abc import Iterator
 
 import numpy as np
 
 from hpcdiff.errors import Stopped, UserError, disk_error
+from hpcdiff.stop import ITSELF, StopSign
 
 STAGES = ("simulate", "project", "train", "sample", "evaluate")
 MPI_STAGES = ("simulate", "project")
@@ -27,7 +29,16 @@ class World:
     rank, size = 0, 1
 
     def __init__(self) -> None:
-        self.stop, self.bar = False, None
+        self.sign, self.bar, self.watchdog = StopSign(), None, None
+
+    @property
+    def stop(self) -> bool:
+        """Has this rank a reason to stop? The others may not know of it yet: see `stop_agreed` and `stop.StopVote`."""
+        return self.sign.look(self.main) > 0
+
+    @stop.setter
+    def stop(self, wanted: bool) -> None:
+        self.sign.seen = ITSELF if wanted else 0
 
     @property
     def main(self) -> bool:
@@ -195,6 +206,8 @@ class TorchWorld(World):
         if self.size > 1:
             import torch.distributed
 
+            files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]  # gloo connects every rank with every other, once a group
+            resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
             backend = "cpu:gloo,cuda:nccl" if self.device.type == "cuda" else "gloo"
             torch.distributed.init_process_group(backend, timeout=TIMEOUT)
 

@@ -59,12 +59,14 @@ hpcdiff_build() {
   echo "hpcdiff env: making $venv (h5py against $hdf5; about 3 minutes)"
   {
     "$python" -m venv --clear "$venv" && . "$venv/bin/activate" &&
-      grep -v '^h5py==' "$root/requirements.lock" >"$venv/lock.txt" &&
+      grep -v -e '^h5py==' -e '^deepspeed==' "$root/requirements.lock" >"$venv/lock.txt" &&
       # torch first: later packages must find it, not fetch another build
       pip install $(grep '^torch==' "$root/requirements.lock") &&
       pip install -r "$venv/lock.txt" &&
       # no build isolation: it would compile mpi4py from source for 8 minutes
       CFLAGS="-O1 -g0" CC=mpicc HDF5_MPI=ON HDF5_DIR=$hdf5 pip install --no-deps --no-build-isolation --no-binary=h5py --no-cache-dir $(grep '^h5py==' "$root/requirements.lock") &&
+      # DeepSpeed asks torch what it may build, so in isolation a second torch would be fetched; it compiles nothing that we use
+      DS_BUILD_OPS=0 pip install --no-deps --no-build-isolation $(grep '^deepspeed==' "$root/requirements.lock") &&
       pip install --no-deps --no-build-isolation -e "$root" &&
       python -c 'import h5py, sys; sys.exit(not h5py.get_config().mpi)'
   } >"$link.log" 2>&1 || { fail "the environment could not be made, $link.log, see its last lines: $(tail -n 1 "$link.log")"; return 2; }

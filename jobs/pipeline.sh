@@ -10,7 +10,9 @@ for stage in simulate project train sample evaluate; do
   [ "$stage" = "${FIRST:-simulate}" ] && begun=1
   [ -n "$begun" ] || continue
   python -m hpcdiff.$stage "$@" --dry-run >/dev/null || exit $?
-  job=$(sbatch --parsable ${after:+--dependency=afterok:$after --kill-on-invalid-dep=yes} "jobs/$stage.sbatch" "$@") || exit 1
+  script=$stage
+  [ "$stage$(python -m hpcdiff.config get train.engine "$@")" = traindeepspeed ] && script=train_deepspeed
+  job=$(sbatch --parsable ${after:+--dependency=afterok:$after --kill-on-invalid-dep=yes} "jobs/$script.sbatch" "$@") || exit 1
   after=${job%%;*}
   echo "$stage: job $after"
 done

@@ -1,5 +1,6 @@
 """Job scripts: their length, and what they do with each exit status, with Slurm's commands replaced by recorders."""
 
+import json
 import os
 import subprocess
 
@@ -7,18 +8,19 @@ import pytest
 from conftest import ROOT, environment
 
 STAGES = ("simulate", "project", "train", "sample", "evaluate")
+SCRIPTS = (*STAGES, "train_deepspeed")
 
 
 @pytest.fixture
 def slurm(tmp_path):
-    """A PATH whose srun, sbatch, scontrol and scancel write down their arguments; srun then does what $SRUN_DOES says."""
+    """A PATH whose srun, sbatch, scontrol and squeue write down their arguments; srun and requeueing then do as $SRUN_DOES, $REQUEUE_DOES say."""
     tools = tmp_path / "bin"
     tools.mkdir()
     for name, does in {
         "srun": 'eval "${SRUN_DOES:-true}"',
         "sbatch": 'echo "$((100 + $(grep -c sbatch "$LOG")));cluster"',
-        "scontrol": '[ "$1" = show ] && echo node7; true',
-        "scancel": "true",
+        "scontrol": 'case "$*" in "show host"*) echo node7 ;; "show job"*) echo "JobState=${STATE:-RUNNING}" ;; requeue*) eval "${REQUEUE_DOES:-true}" ;; esac',
+        "squeue": 'case "$*" in *%l) echo 12:00:00 ;; *) printf "50 afterok:420(unfulfilled)\\n51 afterok:42(unfulfilled)\\n52 afterok:42\\n" ;; esac',
     }.items():
         (tools / name).write_text(f'#!/bin/bash\necho "{name} $*" >>"$LOG"\n{does}\n')
         (tools / name).chmod(0o755)
@@ -50,40 +52,112 @@ def config(tmp_path):
     return tmp_path / "c.yaml"
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_job_scripts_are_short_valid_and_name_their_stage(stage):
-    path = ROOT / "jobs" / f"{stage}.sbatch"
+def status(exit, **more):
+    """A shell command that writes a status file as stages do."""
+    text = json.dumps({"exit": exit, "reason": "x", **more}, indent=1, sort_keys=True)
+    return f"printf '%s\\n' '{text}' >\"$RUN/$STAGE.status.json\""
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_job_scripts_are_short_valid_and_name_their_stage(script):
+    path = ROOT / "jobs" / f"{script}.sbatch"
     assert 10 <= len(path.read_text().splitlines()) <= 30
-    assert f"-m hpcdiff.{stage} " in path.read_text()
-    assert subprocess.run(["bash", "-n", path]).returncode == 0
+    assert f"-m hpcdiff.{script.split('_')[0]} " in path.read_text()
+    for file in (path, ROOT / "jobs" / "requeue.sh", ROOT / "jobs" / "pipeline.sh"):
+        assert subprocess.run(["bash", "-n", file]).returncode == 0
 
 
 @pytest.mark.parametrize("stage", STAGES[:2])
 def test_mpi_stages_run_under_srun_with_pmix(slurm, config, stage):
     done, log = slurm(f"{stage}.sbatch", config, "run.seed=3", SRUN_DOES="true")
-    assert f"srun --mpi=pmix python -m hpcdiff.{stage} {config} run.seed=3" in log
+    assert f"--mpi=pmix python -m hpcdiff.{stage} {config} run.seed=3" in log
     assert slurm(f"{stage}.sbatch", config, SRUN_DOES="exit 2")[0].returncode != 0
 
 
-@pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize(("status", "code", "requeued"), [(0, 0, False), (75, 0, True), (2, 1, False), (1, 1, False), (None, 1, False)])
-def test_jobs_decide_from_the_status_file(slurm, config, stage, status, code, requeued):
-    """A launcher's own status says little (torchrun's is 0 or 1); a status file of an earlier run must not count."""
-    file = config.parent / "run" / f"{stage}.status.json"
-    file.write_text('{\n "exit": 0,\n "reason": "an earlier run"\n}\n')
-    write = "true" if status is None else f'printf \'{{\\n "exit": {status},\\n "reason": "x"\\n}}\\n\' >{file}'
-    done, log = slurm(f"{stage}.sbatch", config, SRUN_DOES=f"{write}; exit {int(status != 0)}")
-    assert done.returncode == code, done.stderr
-    assert ("scontrol requeue 42" in log) == requeued
-    if stage in STAGES[2:]:
-        assert "torchrun --nnodes=2 --nproc-per-node=4" in log and "node7:20042" in log
+@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize(
+    ("code", "more", "returned", "requeued"),
+    [(0, {}, 0, False), (75, {"requeue": True}, 0, True), (75, {"requeue": False}, 75, False), (2, {}, 1, False), (None, {}, 1, False)],
+)
+def test_jobs_decide_from_the_status_file(slurm, config, script, code, more, returned, requeued):
+    """A launcher's own status says little (torchrun's is 0 or 1); a status file of an earlier run must not count, nor its stop file."""
+    run, stage = config.parent / "run", script.split("_")[0]
+    (run / f"{stage}.status.json").write_text('{\n "exit": 0,\n "reason": "an earlier run"\n}\n')
+    (run / "stop").touch()
+    write = "true" if code is None else status(code, **more)
+    does = f'[ ! -e "$RUN/stop" ] || exit 9; {write}; exit {int(code != 0)}'
+    done, log = slurm(f"{script}.sbatch", config, SRUN_DOES=does, RUN=str(run), STAGE=stage)
+    assert done.returncode == returned, done.stderr
+    assert ("scontrol requeue 42" in log) == requeued and "sbatch" not in log
+    assert ("by the file stop" in done.stdout) == (returned == 75)
+    srun = next(line for line in log.splitlines() if line.startswith("srun "))
+    assert "--kill-on-bad-exit=1" in srun
+    if script in STAGES[2:]:
+        assert "torchrun --nnodes=2 --nproc-per-node=4" in srun and "node7:20042" in srun
+        assert "--signals-to-handle=SIGTERM,SIGINT,SIGUSR1" in srun
+    if script == "train_deepspeed":
+        assert f"python -m hpcdiff.train {config} train.engine=deepspeed" in srun and "torchrun" not in srun and "deepspeed " not in srun
 
 
-def test_the_time_limits_signal_reaches_the_step(slurm, config):
-    file = config.parent / "run" / "train.status.json"
-    does = f"kill -USR1 $PPID; sleep 1; printf '{{\\n \"exit\": 75\\n}}\\n' >{file}; exit 1"
-    done, log = slurm("train.sbatch", config, SRUN_DOES=does)
-    assert "scancel --signal=TERM 42.0" in log and "scontrol requeue 42" in log and done.returncode == 0, done.stderr
+@pytest.mark.parametrize("name", ["USR1", "TERM"])
+@pytest.mark.parametrize("users", [False, True])
+def test_a_signal_to_the_job_becomes_the_stop_file(slurm, config, name, users):
+    """The step goes on to its end; a file that the user has made stays the user's."""
+    run = config.parent / "run"
+    touch = 'touch "$RUN/stop"; ' if users else ""
+    does = f'{touch}kill -{name} $PPID; sleep 0.5; cp "$RUN/stop" "$RUN/seen"; {status(75, requeue=not users)}; exit 1'
+    done, log = slurm("train.sbatch", config, SRUN_DOES=does, RUN=str(run), STAGE="train")
+    assert (run / "seen").read_text() == ("" if users else "requeue\n")
+    assert ("scontrol requeue 42" in log) != users and done.returncode == (75 if users else 0), done.stderr
+    assert not [p.name for p in run.iterdir() if p.name.startswith(".stop")]
+
+
+def test_a_step_killed_before_it_could_save_goes_on_if_its_time_was_over(slurm, config):
+    done, log = slurm("train.sbatch", config, SRUN_DOES="kill -USR1 $PPID; sleep 0.3; exit 137")
+    assert "scontrol requeue 42" in log and done.returncode == 0
+
+
+def test_a_cancelled_job_is_not_requeued(slurm, config):
+    does = f"kill -TERM $PPID; sleep 0.3; {status(75, requeue=True)}"
+    done, log = slurm("train.sbatch", config, SRUN_DOES=does, RUN=str(config.parent / "run"), STAGE="train", STATE="CANCELLED")
+    assert done.returncode == 75 and "scontrol requeue" not in log and "sbatch" not in log and "cancelled" in done.stdout
+
+
+@pytest.mark.parametrize("script", ["train", "train_deepspeed", "project"])
+def test_where_requeueing_is_forbidden_another_link_is_chained(slurm, config, script):
+    variables = {"JOB_NAME": "mine", "JOB_PARTITION": "gpu", "JOB_ACCOUNT": "a1", "CPUS_PER_TASK": "8", "NTASKS_PER_NODE": "4"}
+    more = {f"SLURM_{k}": v for k, v in variables.items()}
+    stage = script.split("_")[0]
+    does = status(75, requeue=True)
+    arguments = (config, "--overwrite", "run.seed=3")
+    run = str(config.parent / "run")
+    done, log = slurm(f"{script}.sbatch", *arguments, SRUN_DOES=does, RUN=run, STAGE=stage, REQUEUE_DOES="exit 1", **more)
+    assert done.returncode == 0, done.stderr
+    link = next(line for line in log.splitlines() if line.startswith("sbatch "))
+    assert link.endswith(f" jobs/{script}.sbatch {config} run.seed=3")  # --overwrite would now remove the work
+    for option in ("dependency=singleton", "job-name=mine", "partition=gpu", "account=a1", "cpus-per-task=8", "time=12:00:00", "nodes=2"):
+        assert f"--{option} " in link
+    assert "--qos" not in link and "--array" not in link
+    # what waited for this job waits for the next link: 51 and 52, not 50, which waits for job 420
+    assert [line for line in log.splitlines() if "update" in line] == [
+        f"scontrol update JobId={job} Dependency=afterok:101" for job in (51, 52)
+    ]
+
+
+@pytest.mark.parametrize("stage", ["train", "sample"])
+def test_requeues_without_progress_end(slurm, config, stage):
+    run = config.parent / "run"
+
+    def once(number):
+        part = run / ("checkpoints" if stage == "train" else "samples.partial") / f"{number:012d}"
+        part.mkdir(parents=True, exist_ok=True)
+        done, log = slurm(f"{stage}.sbatch", config, SRUN_DOES=status(75, requeue=True), RUN=str(run), STAGE=stage)
+        return done.returncode, log.count("scontrol requeue"), done.stderr
+
+    assert [once(n)[:2] for n in (64, 64, 128, 128, 256, 256)] == [(0, n) for n in range(1, 7)]
+    code, requeues, said = once(256)
+    assert code == 1 and requeues == 6 and said.count("came no further") == 1
+    assert once(256)[:2] == (0, 7)  # who starts it again may try again
 
 
 def test_the_pipeline_is_a_chain(slurm, config):
@@ -94,6 +168,15 @@ def test_the_pipeline_is_a_chain(slurm, config):
     assert "--dependency" not in lines[0]
     assert all(f"--dependency=afterok:{101 + i}" in line for i, line in enumerate(lines[1:]))
     assert all(str(config) in line for line in lines)
+
+
+def test_the_pipeline_trains_with_the_engine_of_the_config(slurm, config):
+    _, log = slurm("pipeline.sh", config, "train.engine=deepspeed", FIRST="train")
+    assert [line.split("jobs/")[1].split(".")[0] for line in log.splitlines() if line.startswith("sbatch")] == [
+        "train_deepspeed",
+        "sample",
+        "evaluate",
+    ]
 
 
 def test_the_pipeline_starts_where_told_and_refuses_a_bad_config_before_it_submits(slurm, config):

@@ -12,6 +12,7 @@ import yaml
 from hpcdiff.errors import UserError
 from hpcdiff.evaluate.blocks import in_blocks
 from hpcdiff.maps import PARTS, MapFile, open_hdf5
+from hpcdiff.observe import ObservedMaps
 from hpcdiff.world import World
 
 FORMAT = "hpcdiff-samples"
@@ -99,7 +100,7 @@ class Samples:
 
 
 def open_inputs(config) -> tuple[MapFile, Samples]:
-    """The map file and its samples, held against each other and against the config.
+    """The map file, its inputs as sampling saw them, and its samples, held against each other and against the config.
 
     Raises:
         UserError: a file is missing, damaged, foreign, or does not belong to the other.
@@ -120,7 +121,9 @@ def open_inputs(config) -> tuple[MapFile, Samples]:
     if maps.npix < 4:
         raise UserError(f"maps of {maps.npix} pixels a side hold no scale to measure", maps.path, "project with project.npix=32 or more")
     samples.fields = list(config.task.outputs)
-    return maps, samples
+    observed = samples.config.get("observe", config.resolved("observe")["observe"])
+    seed = samples.config.get("run", {}).get("seed", config.run.seed)
+    return ObservedMaps(maps, observed, config.task.inputs, seed), samples
 
 
 def hubble(maps: MapFile, config) -> float:

@@ -48,7 +48,7 @@ class ResidualBlock(nn.Module):
         h = self.conv1(h)
         if self.skip is not None:
             x = self.skip(x)
-        return (x + h).mul_(math.sqrt(0.5))
+        return h.add_(x).mul_(math.sqrt(0.5))
 
 
 class Attention(nn.Module):

@@ -21,7 +21,9 @@ class NCSNpp(nn.Module):
     channels: channels of the first convolution; level l has channels * multipliers[l].
     blocks: residual blocks a level on the way down; one more on the way up.
     dropout: probability of dropping a channel's pixel inside each residual block.
-    attention: one single-head attention at the coarsest level.
+    attention: "coarsest", one single-head attention between the way down and the way up (the paper's), or factors by
+        which the maps are reduced, such as (4, 8): after every residual block of those levels, down and up, and between
+        the two where the coarsest level is among them; () = none.
     Raises ValueError for numbers that do not make a network and for maps of the wrong shape.
     """
 
@@ -34,7 +36,7 @@ class NCSNpp(nn.Module):
         multipliers: Sequence[int] = (2, 2, 2, 2),
         blocks: int = 2,
         dropout: float = 0.0,
-        attention: bool = True,
+        attention: str | Sequence[int] = "coarsest",
     ) -> None:
         super().__init__()
         if min(channels_in, channels_out) < 1 or channels_condition < 0:
@@ -48,14 +50,19 @@ class NCSNpp(nn.Module):
         self.channels_in, self.channels_condition = channels_in, channels_condition
         self.multiple = 2 ** (len(multipliers) - 1)
         widths = [channels * m for m in multipliers]
+        factors = self._factors(attention)
 
         def block(width_in: int, width_out: int, resample: str | None = None) -> ResidualBlock:
             return ResidualBlock(width_in, width_out, 4 * channels, resample, dropout)
+
+        def attentions(width: int, number: int) -> nn.ModuleList:
+            return nn.ModuleList(Attention(width) for _ in range(number))
 
         self.time = TimeEmbedding(channels)
         self.first = conv3x3(channels_in + channels_condition, channels)
         skips, width = [channels], channels
         self.down, self.shrink, self.pyramid_in = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+        self.attention_down, self.attention_up = nn.ModuleList(), nn.ModuleList()
         for level, width_level in enumerate(widths):
             stage = nn.ModuleList()
             for _ in range(blocks):
@@ -63,16 +70,17 @@ class NCSNpp(nn.Module):
                 width = width_level
                 skips.append(width)
             self.down.append(stage)
+            self.attention_down.append(attentions(width, blocks if 2**level in factors else 0))
             if level < len(widths) - 1:
                 self.shrink.append(block(width, width, "down"))
                 self.pyramid_in.append(conv1x1(channels_in + channels_condition, width))
                 skips.append(width)
 
         self.middle0 = block(width, width)
-        self.attention = Attention(width) if attention else None
+        self.attention = Attention(width) if attention == "coarsest" or self.multiple in factors else None
         self.middle1 = block(width, width)
 
-        # The three lists of the way up are stored, as they are run, from the coarsest level to the finest.
+        # The lists of the way up are stored, as they are run, from the coarsest level to the finest.
         self.up, self.grow, self.pyramid_out = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         for level, width_level in reversed(list(enumerate(widths))):
             stage = nn.ModuleList()
@@ -80,6 +88,7 @@ class NCSNpp(nn.Module):
                 stage.append(block(width + skips.pop(), width_level))
                 width = width_level
             self.up.append(stage)
+            self.attention_up.append(attentions(width, blocks + 1 if 2**level in factors else 0))
             self.pyramid_out.append(nn.Sequential(NormSiLU(width), conv3x3(width, channels_out, scale=0.01)))
             if level > 0:
                 self.grow.append(block(width, width, "up"))
@@ -94,8 +103,10 @@ class NCSNpp(nn.Module):
         h = self.first(pyramid)
         skips = [h]
         for level, stage in enumerate(self.down):
-            for block in stage:
+            for n, block in enumerate(stage):
                 h = block(h, embedding)
+                if len(self.attention_down[level]):
+                    h = self.attention_down[level][n](h)
                 skips.append(h)
             if level < len(self.shrink):
                 pyramid = downsample(pyramid)
@@ -109,13 +120,27 @@ class NCSNpp(nn.Module):
 
         out = None
         for level, stage in enumerate(self.up):
-            for block in stage:
+            for n, block in enumerate(stage):
                 h = block(torch.cat([h, skips.pop()], dim=1), embedding)
+                if len(self.attention_up[level]):
+                    h = self.attention_up[level][n](h)
             image = self.pyramid_out[level](h)
             out = image if out is None else upsample(out) + image
             if level < len(self.grow):
                 h = self.grow[level](h, embedding)
         return out
+
+    def _factors(self, attention: str | Sequence[int]) -> set[int]:
+        """The reduction factors that have attention after every block, checked."""
+        if attention == "coarsest":
+            return set()
+        possible = [2**level for level in range(self.multiple.bit_length())]
+        if isinstance(attention, str) or not set(attention) <= set(possible):
+            given = repr(attention) if isinstance(attention, str) else list(attention)
+            raise ValueError(
+                f"attention is 'coarsest' or a list of {', '.join(map(str, possible))}, the factors of this network, not {given}"
+            )
+        return set(attention)
 
     def _check(self, x: Tensor, condition: Tensor | None) -> None:
         """Raise ValueError for shapes that the network cannot take."""

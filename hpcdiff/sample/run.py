@@ -14,6 +14,7 @@ from hpcdiff.errors import Stopped, UserError
 from hpcdiff.launch import provenance
 from hpcdiff.maps import MapFile
 from hpcdiff.model import AUTO_SAMPLER, Model, load_model, read_model_config, sample_keys
+from hpcdiff.observe import ObservedMaps
 from hpcdiff.sample.shards import Shards, stored_header
 from hpcdiff.strict import refuse_difference, to_yaml
 from hpcdiff.world import World
@@ -33,7 +34,7 @@ def sample(config: Config, world: World) -> str:
         refuse_unbuilt(config)
         maps = MapFile(config.map_paths()[0])
         weights = read_model_config(config.model_path())["weights_sha256"]
-        header = {"config": config.resolved("run", "sample"), "inputs": {"maps": maps.fingerprint, "model": weights}}
+        header = {"config": config.resolved("run", "observe", "sample"), "inputs": {"maps": maps.fingerprint, "model": weights}}
         done = path.exists()
         if done:
             old = stored_header(path)
@@ -44,6 +45,9 @@ def sample(config: Config, world: World) -> str:
         return f"{path} is already finished" + ("" if old else " (another program made it, so it is not compared)")
     with world.together():
         model = load_model(config.model_path())
+        observed = {"observe": model.config.get("observe", Config().resolved("observe")["observe"])}
+        refuse_difference(observed, config.resolved("observe"), config.model_path(), "train")
+        maps = ObservedMaps(maps, observed["observe"], model.inputs, config.run.seed)
         views, inputs_from = _views(config, maps, model)
     settings = config.sample
     shards = Shards(config.dir / "samples.partial", header, model.outputs, (settings.samples, maps.npix, maps.npix))

@@ -12,23 +12,27 @@ from hpcdiff.world import World
 
 
 def plan(config: Config) -> Iterable[str]:
-    """Lines of `--dry-run`: training set, parameters, steps, checkpoints."""
+    """Lines of `--dry-run`: training set, parameters, arithmetic, steps, checkpoints."""
     from hpcdiff.maps import MapFile
     from hpcdiff.model import build_denoiser
-    from hpcdiff.train.loop import refuse_unbuilt
+    from hpcdiff.train.flops import STEP, forward_flops
 
-    refuse_unbuilt(config)
-    path = config.map_paths()[0]
-    if path.exists():
-        maps = MapFile(path)
-        yield f"{path}: {len(maps.rows('train'))} training and {len(maps.rows('val'))} validation views of {maps.npix} x {maps.npix}"
-    else:
-        yield f"{path} is not there yet: run project first"
+    npix = config.project.npix
+    for path in config.map_paths():
+        if path.exists():
+            maps = MapFile(path)
+            npix = maps.npix
+            yield f"{path}: {len(maps.rows('train'))} training and {len(maps.rows('val'))} validation views of {npix} x {npix}"
+        else:
+            yield f"{path} is not there yet: run project first"
     denoiser = build_denoiser(config.resolved())
     parameters = sum(p.numel() for p in denoiser.parameters())
     yield f"{config.network.name}: {parameters} parameters; a checkpoint has {16 * parameters / 1e6:.1f} MB, {config.train.keep} are kept"
     t = config.train
     yield f"{t.images} images in {-(-t.images // t.batch_size)} steps of {t.batch_size}, engine {t.engine}, {t.precision}"
+    if npix % 2 ** (len(config.network.multipliers) - 1) == 0:  # else `train` refuses, with its reason
+        flops = STEP * forward_flops(denoiser, len(config.task.outputs), npix, len(config.task.inputs))
+        yield f"{flops / 1e9:.4g} GFLOP an image, {flops * t.images / 1e15:.4g} PFLOP in all"
     yield f"writes {config.dir}/checkpoints, tensorboard, stats.jsonl and model"
 
 

@@ -8,7 +8,7 @@ from hpcdiff.strict import to_yaml
 
 def model_card(model: Model) -> str:
     """What the model is, what it was trained on, how to use it and what may not be expected; Markdown."""
-    info, config = model.info, model.config
+    info, config, train = model.info, model.config, model.config["train"]
     fields = "\n".join(
         f"| `{f}` | {'input' if f in model.inputs else 'output'} | {info['units'][f] or 'dimensionless'} | {t.name} | {t.low:.6g} | {t.high:.6g} | {t.scale:.6g} |"
         for f, t in model.transforms.items()
@@ -16,6 +16,7 @@ def model_card(model: Model) -> str:
     arguments = ", ".join(f'"{f}": {f}' for f in model.inputs)
     pixel = info.get("pixel_mpc")
     size = f"{model.npix} x {model.npix} pixels" + (f" of {float(pixel):.4g} Mpc" if pixel else "")
+    maps = info["inputs"]["maps"].split("+")
     return f"""# Posterior maps of {", ".join(model.outputs)} given {", ".join(model.inputs)}
 
 A conditional score-based diffusion model (`{config["network"]["name"]}`, preconditioning `{config["diffusion"]["precondition"]}`) made by hpcdiff.
@@ -26,7 +27,9 @@ Method: Hsu et al. 2025, *Reconstructing galaxy cluster mass maps using score-ba
 | maps | {size} |
 | parameters | {info["parameters"]} |
 | training | {info["images"]} images seen, {info["training_views"]} views of the training split, {info["updates"]} steps, {info["skipped"]} skipped |
-| map file | fingerprint {info["inputs"]["maps"]} |
+| trained with | engine `{train["engine"]}`, {train["precision"]}, batches of {train["batch_size"]}, learning rate {train["lr"]:g}, EMA {train["ema"]:g} |
+| map file{"s" if len(maps) > 1 else ""} | fingerprint{"s" if len(maps) > 1 else ""} {", ".join(maps)} |
+| observed as | {observed(config)} |
 | simulation | {info.get("engine") or "not said by the map file"} |
 
 ## Use
@@ -37,7 +40,7 @@ Method: Hsu et al. 2025, *Reconstructing galaxy cluster mass maps using score-ba
 
 Inputs are arrays ({model.npix}, {model.npix}) or (N, {model.npix}, {model.npix}) in the units below, centred on the cluster.
 
-## Normalisation (bounds of the training split)
+## Normalisation (by the training split: after its curve, `low` becomes 0 and `high` becomes 1)
 
 | field | role | units | transform | low | high | scale |
 |---|---|---|---|---|---|---|
@@ -53,3 +56,20 @@ maps that look right and need not be. Look at `metrics.json` of the same run for
 ```yaml
 {to_yaml(config)}```
 """
+
+
+def observed(config: dict) -> str:
+    """In words, what the observation model does to the inputs before the network sees them; sizes in physical Mpc."""
+    units = {"sz": "uK", "compton_y": "", "xray": ""}
+    said = []
+    for field, model in config.get("observe", {}).items():
+        if field not in config["task"]["inputs"]:
+            continue
+        parts = [f"{what} of {model[key]:g} Mpc FWHM" for key, what in (("beam", "beam"), ("psf", "PSF")) if model.get(key)]
+        if model.get("noise"):
+            parts.append(f"white noise of {model['noise']:g} {units[field]}".rstrip() + " a pixel")
+        if model.get("exposure"):
+            parts.append(f"Poisson counts, {model['exposure']:g} for each erg/s/cm^2, background {model.get('background', 0.0):g} a pixel")
+        if parts:
+            said.append(f"`{field}`: {', '.join(parts)}")
+    return "; ".join(said) or "the maps themselves, without beam or noise"

@@ -1,0 +1,1 @@
+"""Parts of `batch_scaling.py` and `fake_ranks.py`."""

@@ -1,0 +1,213 @@
+"""Cheaper networks beside the paper's on the same maps: validation loss against FLOP.
+
+    python -m hpcdiff.simulate configs/quickstart.yaml && python -m hpcdiff.project configs/quickstart.yaml
+    python benchmarks/network_preset.py --maps runs/quickstart/maps.h5        # 12 minutes of one core; stop and continue at will
+
+Every candidate is scaled down in channels by the same factor (`--scale`), so that the ratios of FLOP are those of the full
+networks, and sees the same images, turned alike, with the same noise; the preconditioning is EDM's and the noise range that of
+configs/quickstart.yaml. The loss is that of the averaged weights on the validation views, with noise that is the same for
+all. Each finished run is written to benchmarks/results/network_preset.json at once; runs that are there are not repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+import report
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from hpcdiff.diffusion import EDMDenoiser, denoising_loss
+from hpcdiff.maps import MapFile
+from hpcdiff.network import NCSNpp
+from hpcdiff.transform import fit
+
+INPUTS, OUTPUTS = ("sz", "xray"), ("gas", "dm")
+PAPER = {"channels": 128, "multipliers": [2, 2, 2, 2], "blocks": 2, "attention": "coarsest"}
+CANDIDATES = {
+    "paper": PAPER,
+    "half first": PAPER | {"multipliers": [1, 2, 2, 2], "blocks": 1},
+    "deep": PAPER | {"multipliers": [1, 1, 2, 4]},
+    "thin": PAPER | {"channels": 96, "blocks": 1},
+    "wide below": PAPER | {"channels": 96, "multipliers": [1, 2, 4, 4], "blocks": 1},
+    "attention": PAPER | {"multipliers": [1, 2, 2, 2], "blocks": 1, "attention": [4, 8]},
+}
+DRAWS = 4
+"""Noise draws of each validation view."""
+
+
+def network(settings: dict, scale: int) -> NCSNpp:
+    """The candidate with its channels divided by `scale`."""
+    return NCSNpp(len(OUTPUTS), len(OUTPUTS), len(INPUTS), **(settings | {"channels": settings["channels"] // scale}))
+
+
+def size(settings: dict) -> dict:
+    """GFLOP of one evaluation (multiply and add are 2) at 128^2, and millions of parameters, of the full network."""
+    with torch.device("meta"):
+        net, x = network(settings, 1), torch.empty(1, 2, 128, 128)
+        with FlopCounterMode(display=False) as counter:
+            net(x, torch.empty(1), x)
+    return {"gflop": counter.get_total_flops() / 1e9, "parameters_m": sum(p.numel() for p in net.parameters()) / 1e6}
+
+
+class Data:
+    """Training and validation maps in [0, 1] units (asinh), (n, 2, npix, npix) each, and the statistics that EDM needs."""
+
+    def __init__(self, path: Path, npix: int) -> None:
+        maps = MapFile(path)
+        if maps.npix % npix:
+            raise SystemExit(f"--npix {npix} does not divide the maps' {maps.npix}")
+        cells = (npix, maps.npix // npix) * 2
+        rows = {part: maps.rows(part) for part in ("train", "val")}
+        self.parts = {part: [] for part in rows}
+        for fields in (INPUTS, OUTPUTS):
+            stacks = {part: [] for part in rows}
+            for field in fields:
+                coarse = {part: maps.read(field, r).reshape(-1, *cells).mean((2, 4)) for part, r in rows.items()}
+                transform = fit("asinh", field, [coarse["train"]])
+                for part, x in coarse.items():
+                    stacks[part].append(transform.forward(x))
+            for part, stack in stacks.items():
+                self.parts[part].append(torch.from_numpy(np.stack(stack, 1)))
+        (condition_mean, condition_std), (mean, sigma_data) = (self._moments(x) for x in self.parts["train"])
+        self.statistics = {"sigma_data": sigma_data, "mean": mean, "condition_mean": condition_mean, "condition_std": condition_std}
+
+    @staticmethod
+    def _moments(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean image over the 8 symmetries of the square and the deviation about it, a channel each."""
+        turned = [torch.rot90(m, k, (1, 2)) for m in (x.mean(0), x.mean(0).flip(2)) for k in range(4)]
+        mean = torch.stack(turned).mean(0)
+        return mean, (x - mean).square().mean((0, 2, 3)).sqrt()
+
+
+def noise(shape: tuple[int, ...], *key: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Quantiles of the noise level (B,), spread evenly, and noise of this shape, the same for every network."""
+    generator = torch.Generator().manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
+    u = (torch.arange(shape[0]) + torch.rand(shape[0], generator=generator)) / shape[0]
+    return u.clamp(1e-4, 1 - 1e-4), torch.randn(shape, generator=generator)
+
+
+def train(name: str, data: Data, seed: int, options: argparse.Namespace) -> dict:
+    """Train one candidate; its validation loss and what it took."""
+    torch.manual_seed(seed)
+    denoiser = EDMDenoiser(network(CANDIDATES[name], options.scale), **data.statistics, shift=1.3, width=1.6)
+    denoiser.to(memory_format=torch.channels_last)
+    parameters = list(denoiser.parameters())
+    averaged = [p.detach().clone() for p in parameters]
+    optimiser = torch.optim.Adam(parameters, lr=options.lr, fused=True)
+    conditions, targets = data.parts["train"]
+    steps, began = options.images // options.batch, time.process_time()
+    for step in range(steps):
+        rng = np.random.default_rng([seed, step])
+        index, turns, flip = torch.from_numpy(rng.integers(len(targets), size=options.batch)), int(rng.integers(4)), bool(rng.integers(2))
+        condition, target = (torch.rot90(x[index].flip(3) if flip else x[index], turns, (2, 3)) for x in (conditions, targets))
+        optimiser.param_groups[0]["lr"] = options.lr * min(1, (step + 1) / 50) * 0.5 * (1 + math.cos(math.pi * step / steps))
+        optimiser.zero_grad()
+        loss(denoiser, target, condition, noise(target.shape, 1, seed, step)).mean().backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimiser.step()
+        torch._foreach_lerp_(averaged, [p.detach() for p in parameters], 1 - min(options.ema, (1 + step) / (10 + step)))
+    seconds = time.process_time() - began
+    with torch.no_grad():
+        for p, mean in zip(parameters, averaged, strict=True):
+            p.copy_(mean)
+    return validate(denoiser.eval(), data, options.batch) | {"cpu_s": seconds}
+
+
+def loss(denoiser: EDMDenoiser, target: torch.Tensor, condition: torch.Tensor, drawn: tuple) -> torch.Tensor:
+    """Weighted squared error of each image (B,)."""
+    (u, z), last = drawn, torch.channels_last
+    return denoising_loss(
+        denoiser, target.contiguous(memory_format=last), condition.contiguous(memory_format=last), denoiser.noise_levels(u), z
+    )
+
+
+@torch.no_grad()
+def validate(denoiser: EDMDenoiser, data: Data, batch: int) -> dict:
+    """Mean loss over the validation views, and by thirds of the noise levels, lowest first."""
+    condition, target = data.parts["val"]
+    losses, quantiles = [], []
+    for draw in range(DRAWS):
+        u, z = noise(target.shape, 0, draw)
+        u = u[torch.randperm(len(u), generator=torch.Generator().manual_seed(draw))]
+        for i in range(0, len(target), batch):
+            part = slice(i, i + batch)
+            losses.append(loss(denoiser, target[part], condition[part], (u[part], z[part])))
+            quantiles.append(u[part])
+    losses, quantiles = torch.cat(losses), torch.cat(quantiles)
+    thirds = [float(losses[(quantiles >= k / 3) & (quantiles < (k + 1) / 3)].mean()) for k in range(3)]
+    return {"loss": float(losses.mean()), "thirds": thirds}
+
+
+def summary(runs: list[dict]) -> dict:
+    """Each candidate's size, loss over the paper's at the same seed, and its scatter over seeds."""
+    paper = {r["seed"]: r["loss"] for r in runs if r["name"] == "paper"}
+    out = {}
+    for name, settings in CANDIDATES.items():
+        mine = [r for r in runs if r["name"] == name]
+        if not mine:
+            continue
+        ratios = [r["loss"] / paper[r["seed"]] for r in mine if r["seed"] in paper]
+        made = size(settings)
+        out[name] = settings | {
+            "gflop": round(made["gflop"], 1),
+            "flop_ratio": round(made["gflop"] / size(PAPER)["gflop"], 3),
+            "parameters_m": round(made["parameters_m"], 1),
+            "losses": [round(r["loss"], 5) for r in mine],
+            "loss_ratios": [round(r, 4) for r in ratios],
+            "thirds": np.mean([r["thirds"] for r in mine], 0).round(5).tolist(),
+            "cpu_s": round(float(np.mean([r["cpu_s"] for r in mine]))),
+        }
+    return out
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--maps", type=Path, required=True)
+    parser.add_argument("--npix", type=int, default=32, help="maps are averaged down to this")
+    parser.add_argument("--scale", type=int, default=8, help="channels are divided by this")
+    parser.add_argument("--images", type=int, default=4000)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--ema", type=float, default=0.995)
+    parser.add_argument("--seeds", type=int, default=2)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    data = Data(options.maps, options.npix)
+    same = {k: v for k, v in vars(options).items() if k not in ("maps", "seeds")} | {"views": len(data.parts["train"][0])}
+    path = report.RESULTS / "network_preset.json"
+    kept = json.loads(path.read_text()) if path.exists() else {}
+    runs = kept["runs"] if kept.get("settings") == same else []
+    for seed in range(options.seeds):
+        for name in CANDIDATES:
+            if any(r["name"] == name and r["seed"] == seed for r in runs):
+                continue
+            runs.append({"name": name, "seed": seed, **train(name, data, seed, options)})
+            report.write(
+                "network_preset", {"settings": same, "machine": report.machine("torch"), "candidates": summary(runs), "runs": runs}
+            )
+            print(f"{name}, seed {seed}: loss {runs[-1]['loss']:.5f}, {runs[-1]['cpu_s']:.0f} s", flush=True)
+    rows = [
+        [
+            name,
+            str(c["channels"]),
+            str(c["multipliers"]),
+            str(c["blocks"]),
+            str(c["attention"]),
+            f"{c['gflop']:.0f}",
+            f"{c['flop_ratio']:.2f}",
+        ]
+        + [f"{c['parameters_m']:.1f}", f"{np.mean(c['losses']):.4f}", " ".join(f"{r:.3f}" for r in c["loss_ratios"])]
+        for name, c in summary(runs).items()
+    ]
+    header = ["network", "channels", "multipliers", "blocks", "attention", "GFLOP", "of paper's", "10^6 par.", "loss", "over paper's"]
+    print(report.table(header, rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""The members of a sweep: their settings, their names, their folders."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from hpcdiff import files
+from hpcdiff.config import Config, read_config
+from hpcdiff.errors import UserError
+from hpcdiff.strict import difference
+from hpcdiff.sweep.spec import Sweep, base_config
+
+FORMAT, VERSION = "hpcdiff-sweep", 1
+LONGEST = 64
+"""Letters of a folder's name."""
+
+
+@dataclass
+class Member:
+    """One run of the sweep.
+
+    Attributes:
+        number: from 0; the index in Slurm's array. name: of its folder. folder: where it runs.
+        settings: {dotted key: value} of every key that the sweep varies anywhere.
+        config: its whole config; None where it was read from `members.json`.
+    """
+
+    number: int
+    name: str
+    folder: Path
+    settings: dict[str, object]
+    config: Config | None = None
+
+
+def expand(sweep: Sweep) -> list[Member]:
+    """Every combination of `vary`, then the explicit `members`.
+
+    Raises:
+        UserError: a member's config does not hold (which member is said), or two members are the same.
+    """
+    given = [dict(zip(sweep.vary, values, strict=True)) for values in itertools.product(*sweep.vary.values())] if sweep.vary else []
+    given += sweep.members
+    varied = list(dict.fromkeys(key for settings in given for key in settings))
+    base, out, seen = base_config(sweep), [], {}
+    for number, settings in enumerate(given):
+        try:
+            config = read_config(sweep.base, [f"{key}={json.dumps(value)}" for key, value in settings.items()])
+        except UserError as error:
+            raise UserError(f"member {number} of the sweep: {error}", sweep.where) from None
+        whole = config.resolved()
+        name = name_of(number, settings)
+        config.run.dir, config.run.maps = str(sweep.folder / name), base.run.maps
+        same = json.dumps(whole, sort_keys=True)
+        if same in seen:
+            raise UserError(f"members {seen[same]} and {number} are the same", sweep.where, "name each once")
+        seen[same] = number
+        out.append(Member(number, name, sweep.folder / name, {key: value_of(whole, key) for key in varied}, config))
+    return out
+
+
+def value_of(tree: dict, dotted: str) -> object:
+    """The value of a dotted key in nested dictionaries."""
+    for part in dotted.split("."):
+        tree = tree[part]
+    return tree
+
+
+def labels(keys: list[str]) -> dict[str, str]:
+    """A short word for each dotted key: its last part, or more of it where two would be alike."""
+    last = [key.split(".")[-1] for key in keys]
+    return {key: word if last.count(word) == 1 else key for key, word in zip(keys, last, strict=True)}
+
+
+def text_of(value: object) -> str:
+    """A value in few letters: [sz, xray] is sz+xray, 0.250 is 0.25."""
+    if isinstance(value, list):
+        return "+".join(map(text_of, value)) or "none"
+    if isinstance(value, dict):
+        return "+".join(f"{k}.{text_of(v)}" for k, v in value.items())
+    if isinstance(value, bool) or value is None:
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def name_of(number: int, settings: dict[str, object]) -> str:
+    """A folder's name: 007-seed1-subset0.25-inputs_sz+xray. Letters, digits and .+_- alone, as shells and overrides want."""
+    words = labels(list(settings))
+    parts = []
+    for key, value in settings.items():
+        numeric = isinstance(value, (int, float)) and not isinstance(value, bool)
+        parts.append(f"{words[key]}{'' if numeric else '_'}{text_of(value)}")
+    name = f"{number:03d}-" + re.sub(r"[^A-Za-z0-9.+_-]+", "_", "-".join(parts))
+    return name[:LONGEST].rstrip(".-_+")
+
+
+def content_of(sweep: Sweep, members: list[Member]) -> dict:
+    """What `members.json` holds: enough to know the sweep again, and to gather it without SWEEP.yaml."""
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "sweep": {
+            "base": base_config(sweep).resolved(),
+            "stages": sweep.stages,
+            "vary": sweep.vary,
+            "members": {str(n): m for n, m in enumerate(sweep.members)},
+        },
+        "members": [{"name": m.name, "settings": m.settings} for m in members],
+    }
+
+
+def refuse_change(sweep: Sweep, members: list[Member]) -> None:
+    """Raise a UserError if the folder holds another sweep; the key that differs is named."""
+    path = sweep.folder / "members.json"
+    content = json.loads(json.dumps(content_of(sweep, members)))
+    if path.exists() and (found := difference(read_members(sweep.folder)["sweep"], content["sweep"])):
+        key, old, new = found
+        raise UserError(f"{key} was {old!r} and is now {new!r}", path, "set it back, or take another dir")
+
+
+def write_members(sweep: Sweep, members: list[Member]) -> None:
+    """Write each member's `config.yaml`, then `members.json`: where that is, all are; nothing is written twice."""
+    if (sweep.folder / "members.json").exists():
+        return
+    for m in members:
+        m.folder.mkdir(parents=True, exist_ok=True)
+        files.write_atomic(m.folder / "config.yaml", m.config.to_yaml())
+    files.write_json(sweep.folder / "members.json", content_of(sweep, members))
+
+
+def read_members(folder: Path) -> dict:
+    """The content of `members.json`.
+
+    Raises:
+        UserError: it is not there, or no sweep wrote it.
+    """
+    path = folder / "members.json"
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError("the sweep has not been started", path, "run it without --gather first") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"the list of members cannot be read ({error})", path, "take another dir") from None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise UserError("this is no list of members", path, "take another dir")
+    return content

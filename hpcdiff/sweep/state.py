@@ -1,0 +1,30 @@
+"""How far a member is, read from its status files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+DONE, FAILED, UNFINISHED, WAITING = "done", "failed", "unfinished", "not started"
+PRODUCTS = {"train": "model", "sample": "samples.h5", "evaluate": "metrics.json"}
+
+
+def state(folder: Path, stages: list[str]) -> tuple[str, str]:
+    """(word, reason): done when every stage ended with 0 and what it makes is there; failed where one ended with 1 or 2.
+
+    A stage without a status file is at work, was killed, or never began.
+    """
+    for n, stage in enumerate(stages):
+        try:
+            said = json.loads((folder / f"{stage}.status.json").read_text())
+            status, reason = int(said["exit"]), str(said["reason"])
+        except (OSError, ValueError, KeyError, TypeError):
+            begun = n > 0 or (folder / f".{stage}.lock").exists()
+            return (UNFINISHED, f"{stage} is at work, or was killed") if begun else (WAITING, "")
+        if status == 75:
+            return UNFINISHED, f"{stage} stopped: {reason}"
+        if status:
+            return FAILED, f"{stage}: {reason}"
+        if not (folder / PRODUCTS[stage]).exists():
+            return UNFINISHED, f"{stage} ended, but {PRODUCTS[stage]} is gone"
+    return DONE, ""

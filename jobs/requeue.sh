@@ -1,0 +1,75 @@
+# shellcheck shell=bash
+# What the job scripts share: leaving in good order before the job's end, and going on in the next one. Use: `. jobs/requeue.sh`
+#   begin SCRIPT CONFIG ...   the stage's folder, files of an earlier run away, traps (SCRIPT: train, train_deepspeed, sample, ...)
+#   step COMMAND ...          run it; signals to this shell become the file `stop` in run.dir, which all ranks obey when a step is whole
+#   finish CONFIG ...         0: done; 75: the same job again, or another link of a chain where requeueing is forbidden; else 1
+
+begin() {
+  script=jobs/$1.sbatch stage=${1%%_*} asked=""
+  shift
+  run=$(python -m hpcdiff.config get run.dir "$@") || exit 2
+  status=$run/$stage.status.json guard=$run/.$stage.requeued # where the stage says how it ended; from where it was requeued
+  rm -f "$status" "$run/stop"
+  trap ask USR1 TERM # the time limit comes near (--signal), or the job is preempted
+}
+
+ask() { # under its own name only when it is whole: an empty file would be the user's, who wants no requeue
+  asked=1
+  [ -e "$run/stop" ] || { echo requeue >"$run/.stop.$$" && mv "$run/.stop.$$" "$run/stop"; } 2>/dev/null
+}
+
+step() {
+  "$@" &
+  local pid=$!
+  until wait $pid || ! kill -0 $pid 2>/dev/null; do :; done # a trapped signal ends a wait, not the step
+}
+
+mark() { # how far the work is: the newest checkpoint, or the state of what is half-done
+  if [ "$stage" = train ]; then
+    ls "$run/checkpoints" 2>/dev/null | grep -E '^[0-9]+$' | tail -n 1
+  else
+    (cd "$run" && find . -path './*.partial*' -printf '%p %s %T@ ' 2>/dev/null | cksum)
+  fi
+}
+
+finish() {
+  local code times=0 here
+  code=$(sed -n 's/.*"exit": \([0-9]*\).*/\1/p' "$status" 2>/dev/null)
+  [ -n "$code$asked" ] || exit 1
+  case ${code:-75} in # no status after a signal: killed before it could save
+    0) rm -f "$guard"; exit 0 ;;
+    75) ;;
+    *) exit 1 ;;
+  esac
+  if grep -q '"requeue": false' "$status" 2>/dev/null; then
+    echo "hpcdiff $stage: stopped by the file stop, so this job is not requeued; the same command goes on"
+    rm -f "$guard"; exit 75
+  elif scontrol show job "$SLURM_JOB_ID" 2>/dev/null | grep -q 'JobState=CANCELLED'; then
+    echo "hpcdiff $stage: the job was cancelled, so it is not requeued; the same command goes on"
+    exit 75
+  fi
+  here=$(mark)
+  [ "$(sed -n 1p "$guard" 2>/dev/null)" != "$here" ] || times=$(($(sed -n 2p "$guard") + 1))
+  if [ "$times" -ge 2 ]; then
+    echo "hpcdiff $stage: error: two restarts in a row came no further, ${here:-from the start}, give the job more time (--time)" >&2
+    rm -f "$guard"; exit 1
+  fi
+  printf '%s\n' "$here" "$times" >"$guard"
+  scontrol requeue "$SLURM_JOB_ID" || chain "$@" # either way the same command goes on
+}
+
+chain() { # another job with this one's request, which Slurm starts when this one has ended
+  local next job argument arguments=() options=(--parsable --dependency=singleton --job-name="${SLURM_JOB_NAME:-hpcdiff-$stage}")
+  for argument; do [ "$argument" = --overwrite ] || arguments+=("$argument"); done # it was done; now it would remove the work
+  add() { [ -z "$2" ] || options+=("--$1=$2"); }
+  add partition "${SLURM_JOB_PARTITION:-}"; add account "${SLURM_JOB_ACCOUNT:-}"; add qos "${SLURM_JOB_QOS:-}"
+  add reservation "${SLURM_JOB_RESERVATION:-}"; add time "$(squeue -h -j "$SLURM_JOB_ID" -o %l 2>/dev/null)"
+  add nodes "${SLURM_NNODES:-}"; add ntasks-per-node "${SLURM_NTASKS_PER_NODE:-}"; add cpus-per-task "${SLURM_CPUS_PER_TASK:-}"
+  add gpus-per-node "${SLURM_GPUS_PER_NODE:-}"; add mem "${SLURM_MEM_PER_NODE:-}"; add array "${SLURM_ARRAY_TASK_ID:-}"
+  next=$(sbatch "${options[@]}" "$script" "${arguments[@]}") || { echo "hpcdiff $stage: error: neither requeue nor sbatch works" >&2; exit 75; }
+  next=${next%%;*}
+  echo "hpcdiff $stage: requeueing is forbidden, so job $next goes on"
+  for job in $(squeue -h -u "$(id -un)" -t PD -o '%i %E' 2>/dev/null | sed -n "s/^\([0-9_]*\) .*afterok:$SLURM_JOB_ID\([^0-9].*\)\{0,1\}$/\1/p"); do
+    scontrol update JobId="$job" Dependency="afterok:$next" || exit 75 # what waits for this stage waits for its last link
+  done
+}
