@@ -2,18 +2,19 @@
 
     python benchmarks/batch_scaling.py MAPS.h5 [--minutes 10] [--out FILE.json]     # again: goes on where it stopped
 
-Writes benchmarks/results/batch_scaling.json and batch_scaling.png. MAPS.h5: any map file with sz, xray, gas and dm whose npix is 32 or
+Writes benchmarks/results/batch_scaling.json and batch_scaling.png. MAPS.h5: any map file with sz, xray, gas and dm whose npix is 16 or
 a multiple (averaged down), such as what `project` makes of configs/quickstart.yaml.
 
-A small network (8 channels, 32 x 32 pixels, `edm`) is trained anew for each batch size B with Adam, a constant learning rate after 20
-steps of warm-up, lr = BASE sqrt(B / 16) f; f = 1, 2, 1/2, and on in the direction that is better. The targets are the losses (averaged
-weights, fixed noise) that the smallest batch reaches, with its best f, after 1000, 2000 and 4000 images. For each target and B the run with
-fewest steps counts. Two seeds give the scatter. Fitted is steps(B) = S (1 + B_crit / B) (McCandlish et al. 2018, arXiv:1812.06162,
-Eq. 2.11): at B_crit a run takes twice the least number of steps and twice the least number of images.
+A small network (8 channels, 16 x 16 pixels, `edm`) is trained anew for each batch size B with Adam, a constant learning rate after 20
+steps of warm-up, lr = BASE sqrt(B / 16) f. The smallest batch tries f = 1, 2, 1/2, the others its best and half of that, and each goes on by
+factors of two until its best f is not the outermost. The targets are the losses (averaged weights, fixed noise) that the smallest batch
+reaches, with its best f, after 1000, 2000 and 4000 images. For each target and B the run with fewest steps counts. Two seeds give the
+scatter. Fitted is steps(B) = S (1 + B_crit / B) (McCandlish et al. 2018, arXiv:1812.06162, section 2.3): at B_crit a run takes twice the
+least number of steps and twice the least number of images.
 
-The noise scale B_simple = tr(Sigma) / |G|^2 (Eq. 2.9) comes from the squared norms of gradients of 8 images and of 2048 (their appendix A.1),
-with weights as they are on the way; also in the metric of Adam, in which each parameter's gradient is divided by the root of its own
-second moment.
+The noise scale tr(Sigma) / |G|^2 (section 2.2 there) comes from the squared norms of gradients of 8 images and of 2048 (appendix A.1), with
+weights as they are on the way; also in the metric of Adam, in which each parameter's gradient is divided by the fourth root of its second
+moment (g^2 / sqrt(v) is what a step of Adam gains).
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ BATCHES = (4, 8, 16, 32, 64, 128, 256)
 TARGETS = (1000, 2000, 4000)
 """Images after which the smallest batch's losses are the targets."""
 SEEDS = (0, 1)
+LARGER = (300.0, 1000.0, 4000.0)
+"""Critical batches beside the measured one for which the GPUs are counted: that of a long training is larger."""
 MOST_STEPS, MOST_IMAGES = 2500, 60000
 """Where a run ends that does not come to the target."""
 COLUMNS = (("gpus", 0), ("batch", 0), ("steps", 2), ("speed_up", 1), ("efficiency", 2))
@@ -89,10 +92,10 @@ def beyond(runs: list[dict], batch: int, seed: int, target: float) -> float | No
     return None if factor == found[1] or not 0.1 < factor < 20 else factor
 
 
-def search(runs: list[dict], batches: tuple[int, ...], seed: int, target):
-    """(batch, f) one after the other: f = 1 of all batches, 2, 1/2, then beyond the best ones. `target()` is asked each time."""
+def search(runs: list[dict], batches: tuple[int, ...], seed: int, first: tuple[float, ...], target):
+    """(batch, f) one after the other: the factors `first` of all batches, then beyond the best ones. `target()` is asked each time."""
     done = {(r["batch"], r["factor"]) for r in runs if r["seed"] == seed}
-    yield from ((b, f) for f in (1.0, 2.0, 0.5) for b in batches if (b, f) not in done)
+    yield from ((b, f) for f in first for b in batches if (b, f) not in done)
     for b in batches:
         while factor := beyond(runs, b, seed, target()):
             yield b, factor
@@ -109,7 +112,7 @@ def work(maps: Maps, content: dict):
         return f"batch {batch}, f {factor:g}, seed {seed}: {runs[-1]['curve'][-1]} after {runs[-1]['seconds']} s"
 
     if not content["targets"]:
-        for batch, factor in search(runs, (smallest,), SEEDS[0], lambda: min(targets(runs, SEEDS[0]))):
+        for batch, factor in search(runs, (smallest,), SEEDS[0], (1.0, 2.0, 0.5), lambda: min(targets(runs, SEEDS[0]))):
             yield one(batch, factor, SEEDS[0], 0.0)
         content["targets"] = targets(runs, SEEDS[0])
     if not content["noise"]:
@@ -120,8 +123,9 @@ def work(maps: Maps, content: dict):
             content["noise"].append({"images": at, "loss": training.validate(), **training.noise()})
         yield "noise scales measured"
     goal = min(content["targets"])
+    usual = best(runs, smallest, SEEDS[0], goal)[1]
     for seed in SEEDS:
-        for batch, factor in search(runs, BATCHES[seed == SEEDS[0] :], seed, lambda: goal):
+        for batch, factor in search(runs, BATCHES[seed == SEEDS[0] :], seed, (usual, usual / 2), lambda: goal):
             yield one(batch, factor, seed, goal)
 
 
@@ -145,7 +149,7 @@ def summarise(content: dict) -> None:
     for n in content["noise"]:
         print(f"after {n['images']} images: " + ", ".join(f"{k} {n[k]['value']:.0f} +- {n[k]['error']:.0f}" for k in ("plain", "adam")))
     last = content["fits"][-1]
-    content["gpus"] = [{"critical": c, "table": gpus(c, Cluster())} for c in (last["critical"], 8 * last["high"])]
+    content["gpus"] = [{"critical": c, "table": gpus(c, Cluster())} for c in (last["critical"], *LARGER)]
     for entry in content["gpus"]:
         print(f"critical batch {entry['critical']:.0f}: {helping(entry['table'])} GPUs bring at least half of what the first did each")
         rows = [[f"{r[k]:.{d}f}" for k, d in COLUMNS] for r in entry["table"]]

@@ -154,6 +154,16 @@ def measure(way: object, step: Callable[[], None], state: dict[str, torch.Tensor
     }
 
 
+def alone(way: object, state: dict[str, torch.Tensor]) -> float:
+    """CPU seconds of one save with nothing beside it: what stays the same on a machine that others use too."""
+    began = time.process_time()
+    way.start(state)
+    while not way.done():
+        time.sleep(0.01)
+    way.finish()
+    return time.process_time() - began
+
+
 def main(folder: str | None) -> None:
     """Measure all and print the tables."""
     warnings.simplefilter("ignore")  # DCP says each time that there is one process only
@@ -175,11 +185,10 @@ def main(folder: str | None) -> None:
                 "dcp.async_save, safetensors": Async(Path(there) / "hf", True),
             }
             found: dict[str, list] = {name: [] for name in ways}
-            for repeat in range(REPEATS + 1):  # in turns, so that a busy neighbour harms all alike; the first turn warms up
+            cpu = {name: min(alone(way, state) for _ in range(2)) for name, way in ways.items()}
+            for _ in range(REPEATS):  # in turns, so that a busy neighbour harms all alike
                 for name, way in ways.items():
-                    one = measure(way, step, state)
-                    if repeat:
-                        found[name].append(one)
+                    found[name].append({"cpu_s": cpu[name], **measure(way, step, state)})
             for name, all_ in found.items():
                 middle = {key: statistics.median(one[key] for one in all_) for key in all_[0]}
                 content.setdefault(kind, {})[name] = middle
@@ -187,10 +196,18 @@ def main(folder: str | None) -> None:
                 meanwhile = f"{m['step_meanwhile_s'] / m['step_s'] - 1:+.0%}" if m["steps"] else "-"
                 longest = f"{m['longest_step_s']:.3f}" if m["steps"] else "-"
                 rows.append(
-                    [name, *(f"{m[key]:.3f}" for key in ("step_s", "waited_s", "whole_s")), meanwhile, longest, f"{m['lost_s']:.3f}"]
+                    [
+                        name,
+                        *(f"{m[key]:.3f}" for key in ("cpu_s", "step_s", "waited_s", "whole_s")),
+                        meanwhile,
+                        longest,
+                        f"{m['lost_s']:.3f}",
+                    ]
                 )
         print(f"\nsteps: {kind}")
-        print(report.table(["", "step s", "waited s", "whole after s", "steps meanwhile", "longest s", "lost in all s"], rows))
+        print(
+            report.table(["", "CPU s alone", "step s", "waited s", "whole after s", "steps meanwhile", "longest s", "lost in all s"], rows)
+        )
     print(f"\n{report.write('checkpoint_cost', content)}")
 
 

@@ -97,7 +97,7 @@ def compare(bench: Bench, channels: int, batch: int) -> dict:
         peaks = {name: side.hello["peak_flops"] for name, side in sides.items() if "peak_flops" in side.hello}
     except Failed as failed:
         if not failed.of_memory or batch == 1:
-            raise SystemExit(f"a side failed:\n{failed}") from None
+            raise
         print(f"batch {batch} does not fit: {batch // 2} on both sides", flush=True)
         return compare(bench, channels, batch // 2)
     finally:
@@ -207,10 +207,7 @@ def engines(bench: Bench) -> dict:
     setup = bench.setup(channels, batch, bench.best(), threads=options.threads if cuda else max(1, options.threads // 2))
     setup |= {"repeats": options.repeats, "steps": 5 if cuda else 1}
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks), "-m", "training.ranks"]
-    try:
-        found = once(launch, setup)
-    except Failed as failed:
-        raise SystemExit(f"the engines failed:\n{failed}") from None
+    found = once(launch, setup)
     first = next(iter(found["engines"].values()))["seconds"]
     lines = []
     for name, engine in found["engines"].items():
@@ -261,6 +258,9 @@ def main() -> None:
     content = json.loads((RESULTS / f"{name}.json").read_text()) if (RESULTS / f"{name}.json").exists() and not quick else {}
     about = machine("torch", "numpy", "deepspeed") | {"score_models": environment.VERSION, "threads": options.threads}
     about |= {"gpu": device_name(options.device), "cuda": torch.version.cuda} if cuda else {}
+    print(
+        f"{about.get('gpu', about['processor'])}, {options.threads} threads, torch {about['torch']}, load average {about['load_average']}\n"
+    )
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(options, Path(folder))
         for part in PARTS:
@@ -276,4 +276,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except Failed as error:
+        raise SystemExit(f"a process of the benchmark failed:\n{error}") from None

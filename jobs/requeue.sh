@@ -44,10 +44,14 @@ finish() {
   if grep -q '"requeue": false' "$status" 2>/dev/null; then
     echo "hpcdiff $stage: stopped by the file stop, so this job is not requeued; the same command goes on"
     rm -f "$guard"; exit 75
-  elif scontrol show job "$SLURM_JOB_ID" 2>/dev/null | grep -q 'JobState=CANCELLED'; then
-    echo "hpcdiff $stage: the job was cancelled, so it is not requeued; the same command goes on"
-    exit 75
   fi
+  shown=$(scontrol -o show job "$SLURM_JOB_ID" 2>/dev/null)
+  case "$(field JobState) $(field Reason)" in
+    *TimeLimit) ;; # over its time all the same: it goes on
+    CANCELLED* | COMPLETING* | PREEMPTED*) # by scancel, or Slurm itself requeues what it preempts
+      echo "hpcdiff $stage: the job was cancelled, so it is not requeued from here; the same command goes on"
+      exit 75 ;;
+  esac
   here=$(mark)
   [ "$(sed -n 1p "$guard" 2>/dev/null)" != "$here" ] || times=$(($(sed -n 2p "$guard") + 1))
   if [ "$times" -ge 2 ]; then
@@ -58,14 +62,16 @@ finish() {
   scontrol requeue "$SLURM_JOB_ID" || chain "$@" # either way the same command goes on
 }
 
-chain() { # another job with this one's request, which Slurm starts when this one has ended
+field() { sed -n "s/.* $1=\([^ ]*\).*/\1/p" <<<"$shown" | grep -v -e null -e N/A; }
+
+chain() { # another job with this one's request, which Slurm starts when this one has ended; --signal and the like: SBATCH_SIGNAL, ...
   local next job argument arguments=() options=(--parsable --dependency=singleton --job-name="${SLURM_JOB_NAME:-hpcdiff-$stage}")
   for argument; do [ "$argument" = --overwrite ] || arguments+=("$argument"); done # it was done; now it would remove the work
   add() { [ -z "$2" ] || options+=("--$1=$2"); }
-  add partition "${SLURM_JOB_PARTITION:-}"; add account "${SLURM_JOB_ACCOUNT:-}"; add qos "${SLURM_JOB_QOS:-}"
-  add reservation "${SLURM_JOB_RESERVATION:-}"; add time "$(squeue -h -j "$SLURM_JOB_ID" -o %l 2>/dev/null)"
+  add partition "$(field Partition)"; add account "$(field Account)"; add qos "$(field QOS)"; add time "$(field TimeLimit)"
+  add mem "$(field MinMemoryNode)"; add mem-per-cpu "$(field MinMemoryCPU)"; add constraint "$(field Features)"; add output "$(field StdOut)"
   add nodes "${SLURM_NNODES:-}"; add ntasks-per-node "${SLURM_NTASKS_PER_NODE:-}"; add cpus-per-task "${SLURM_CPUS_PER_TASK:-}"
-  add gpus-per-node "${SLURM_GPUS_PER_NODE:-}"; add mem "${SLURM_MEM_PER_NODE:-}"; add array "${SLURM_ARRAY_TASK_ID:-}"
+  add gpus-per-node "${SLURM_GPUS_PER_NODE:-}"; add reservation "${SLURM_JOB_RESERVATION:-}"; add array "${SLURM_ARRAY_TASK_ID:-}"
   next=$(sbatch "${options[@]}" "$script" "${arguments[@]}") || { echo "hpcdiff $stage: error: neither requeue nor sbatch works" >&2; exit 75; }
   next=${next%%;*}
   echo "hpcdiff $stage: requeueing is forbidden, so job $next goes on"

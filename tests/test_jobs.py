@@ -19,8 +19,8 @@ def slurm(tmp_path):
     for name, does in {
         "srun": 'eval "${SRUN_DOES:-true}"',
         "sbatch": 'echo "$((100 + $(grep -c sbatch "$LOG")));cluster"',
-        "scontrol": 'case "$*" in "show host"*) echo node7 ;; "show job"*) echo "JobState=${STATE:-RUNNING}" ;; requeue*) eval "${REQUEUE_DOES:-true}" ;; esac',
-        "squeue": 'case "$*" in *%l) echo 12:00:00 ;; *) printf "50 afterok:420(unfulfilled)\\n51 afterok:42(unfulfilled)\\n52 afterok:42\\n" ;; esac',
+        "scontrol": 'case "$*" in "show host"*) echo node7 ;; *"show job"*) echo "$SHOWN JobState=${STATE:-RUNNING Reason=None} StdOut=/x/y.log" ;; requeue*) eval "${REQUEUE_DOES:-true}" ;; esac',
+        "squeue": 'printf "50 afterok:420(unfulfilled)\\n51 afterok:42(unfulfilled)\\n52 afterok:42\\n"',
     }.items():
         (tools / name).write_text(f'#!/bin/bash\necho "{name} $*" >>"$LOG"\n{does}\n')
         (tools / name).chmod(0o755)
@@ -30,6 +30,7 @@ def slurm(tmp_path):
     def call(script, *arguments, **more):
         variables = {
             "LOG": str(log),
+            "SHOWN": "JobId=42 JobName=mine Account=a1 QOS=(null) TimeLimit=12:00:00 Partition=gpu MinMemoryNode=64G Features=(null)",
             "SLURM_JOB_ID": "42",
             "SLURM_NNODES": "2",
             "SLURM_JOB_NODELIST": "node[7-8]",
@@ -117,15 +118,26 @@ def test_a_step_killed_before_it_could_save_goes_on_if_its_time_was_over(slurm, 
     assert "scontrol requeue 42" in log and done.returncode == 0
 
 
-def test_a_cancelled_job_is_not_requeued(slurm, config):
+@pytest.mark.parametrize(
+    ("state", "requeued"),
+    [
+        ("RUNNING Reason=None", True),
+        ("COMPLETING Reason=TimeLimit", True),
+        ("COMPLETING Reason=None", False),
+        ("CANCELLED Reason=None", False),
+    ],
+)
+def test_a_cancelled_job_is_not_requeued(slurm, config, state, requeued):
+    """What `scontrol show job` says in the batch shell after scancel and at the time limit, as seen in Slurm 22.05."""
     does = f"kill -TERM $PPID; sleep 0.3; {status(75, requeue=True)}"
-    done, log = slurm("train.sbatch", config, SRUN_DOES=does, RUN=str(config.parent / "run"), STAGE="train", STATE="CANCELLED")
-    assert done.returncode == 75 and "scontrol requeue" not in log and "sbatch" not in log and "cancelled" in done.stdout
+    done, log = slurm("train.sbatch", config, SRUN_DOES=does, RUN=str(config.parent / "run"), STAGE="train", STATE=state)
+    assert done.returncode == (0 if requeued else 75) and "sbatch" not in log
+    assert ("scontrol requeue" in log) == requeued and ("cancelled" in done.stdout) != requeued
 
 
 @pytest.mark.parametrize("script", ["train", "train_deepspeed", "project"])
 def test_where_requeueing_is_forbidden_another_link_is_chained(slurm, config, script):
-    variables = {"JOB_NAME": "mine", "JOB_PARTITION": "gpu", "JOB_ACCOUNT": "a1", "CPUS_PER_TASK": "8", "NTASKS_PER_NODE": "4"}
+    variables = {"JOB_NAME": "mine", "CPUS_PER_TASK": "8", "NTASKS_PER_NODE": "4"}
     more = {f"SLURM_{k}": v for k, v in variables.items()}
     stage = script.split("_")[0]
     does = status(75, requeue=True)
@@ -135,9 +147,10 @@ def test_where_requeueing_is_forbidden_another_link_is_chained(slurm, config, sc
     assert done.returncode == 0, done.stderr
     link = next(line for line in log.splitlines() if line.startswith("sbatch "))
     assert link.endswith(f" jobs/{script}.sbatch {config} run.seed=3")  # --overwrite would now remove the work
-    for option in ("dependency=singleton", "job-name=mine", "partition=gpu", "account=a1", "cpus-per-task=8", "time=12:00:00", "nodes=2"):
+    request = "dependency=singleton job-name=mine partition=gpu account=a1 time=12:00:00 mem=64G output=/x/y.log nodes=2 cpus-per-task=8"
+    for option in request.split():
         assert f"--{option} " in link
-    assert "--qos" not in link and "--array" not in link
+    assert not any(f"--{option}" in link for option in ("qos", "array", "constraint", "mem-per-cpu"))
     # what waited for this job waits for the next link: 51 and 52, not 50, which waits for job 420
     assert [line for line in log.splitlines() if "update" in line] == [
         f"scontrol update JobId={job} Dependency=afterok:101" for job in (51, 52)

@@ -148,6 +148,7 @@ def test_a_job_that_the_scheduler_suspends_does_not_hang(tmp_path):
     """`scontrol suspend` stops every process for hours; the time asleep is not counted."""
     code = f"""dog = Watchdog(w, 'train', {str(tmp_path)!r}, 20, 1.5)
 for n in range(9): dog.beat('step', n)
+time.sleep(0.5)
 print('begun', flush=True)
 time.sleep(0.4)
 for n in range(30): time.sleep(0.02)

@@ -36,9 +36,10 @@ def draw(content: dict, path: Path) -> None:
     middle.plot([], [], "s", color="0.4", mfc="none", label="critical batch, 95 %")
     middle.set(xscale="log", yscale="log", xlabel="images seen", ylabel="noise scale (images)")
     middle.legend(fontsize=8)
-    for entry, style in zip(content["gpus"], ("C0-o", "C3-s"), strict=True):
-        n = [row["gpus"] for row in entry["table"]]
-        right.plot(n, [row["speed_up"] for row in entry["table"]], style, ms=4, label=f"critical batch {entry['critical']:.0f}")
+    for k, entry in enumerate(content["gpus"]):
+        n, colour = [row["gpus"] for row in entry["table"]], "C3" if k == 0 else f"{0.75 - 0.15 * k}"
+        label = f"critical batch {entry['critical']:.0f}" + ", measured" * (k == 0)
+        right.plot(n, [row["speed_up"] for row in entry["table"]], "o-", color=colour, ms=4, label=label)
     right.plot(n, n, ":", color="0.5", label="each as good as the first")
     right.set(xscale="log", yscale="log", xlabel="GPUs", ylabel="speed-up of the time to the loss", title="the paper's network, by formula")
     right.legend(fontsize=8)

@@ -19,7 +19,7 @@ class Cluster:
     per_node: int = 8
     flops: float = 250e12
     overhead: float = 0.015
-    inside: float = 50e9
+    inside: float = 200e9
     between: float = 50e9
     latency: tuple[float, float] = (3e-6, 8e-6)
 

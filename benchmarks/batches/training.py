@@ -15,7 +15,7 @@ from hpcdiff.maps import MapFile
 from hpcdiff.model import build_denoiser
 from hpcdiff.sections import Diffusion, Network
 
-NPIX, INPUTS, OUTPUTS = 32, ("sz", "xray"), ("gas", "dm")
+NPIX, INPUTS, OUTPUTS = 16, ("sz", "xray"), ("gas", "dm")
 BASE, WARM_UP = 3.0e-3, 20
 """Learning rate at a batch of 16, and steps over which it rises."""
 MICRO, MANY, GROUPS = 8, 2048, 16
@@ -23,7 +23,7 @@ CONFIG = Config(network=Network(channels=8, multipliers=[1, 2, 2], blocks=1), di
 
 
 class Maps:
-    """Training and validation maps (n, 2, 32, 32) as the network sees them: asinh over the 99th percentile, to [0, 1]."""
+    """Training and validation maps (n, 2, 16, 16) as the network sees them: asinh over the 99th percentile, to [0, 1]."""
 
     def __init__(self, path: Path) -> None:
         maps = MapFile(path)

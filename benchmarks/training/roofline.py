@@ -1,6 +1,6 @@
 """Where the time of our step goes, against what the machine can do.
 
-python -m training.roofline '{"maps": "maps.h5", "channels": 128, "batch": 1, "threads": 2, "precision": "fp32", "compile": false, "steps": 1}'
+python -m training.roofline SETUP      # a setup of `training.ours`, and "steps": how many are profiled
 """
 
 from __future__ import annotations

@@ -41,8 +41,10 @@ TYPES = {
     "bool": "BOOL",
 }
 """torch's names of types, and those of safetensors."""
-CHUNK = 1 << 24
-"""Bytes in one call to write or to hash: few calls, for after each of them the thread waits for the GIL."""
+CHUNK = 1 << 26
+"""Bytes read and hashed in one call."""
+MOST = min(os.sysconf("SC_IOV_MAX"), 1024)
+"""Parts written in one call."""
 
 
 def name_of(dtype: torch.dtype) -> str:
@@ -128,14 +130,21 @@ def write(folder: Path, shard: Shard, rank: int, pieces: dict[str, Piece]) -> No
         OSError: what went wrong, with the file's name.
     """
     path = folder / shard.name
+    parts = [(0, memoryview(shard.header))] if rank == shard.ranks[0] else []
+    for name, piece in pieces.items():
+        if len(piece.data):
+            before = (piece.start - shard.runs[name].start) * piece.data.itemsize
+            parts.append((shard.offsets[name] + before, memoryview(piece.data.view(torch.uint8).numpy())))
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o666)
     try:
-        if rank == shard.ranks[0]:
-            _put(descriptor, memoryview(shard.header), 0)
-        for name in sorted((name for name, piece in pieces.items() if len(piece.data)), key=shard.offsets.__getitem__):
-            piece = pieces[name]
-            before = (piece.start - shard.runs[name].start) * piece.data.itemsize
-            _put(descriptor, memoryview(piece.data.view(torch.uint8).numpy()), shard.offsets[name] + before)
+        end, together = 0, []
+        for offset, data in sorted(parts, key=lambda part: part[0]):
+            if offset != end:
+                _put(descriptor, together, end - sum(map(len, together)))
+                together = []
+            together.append(data)
+            end = offset + len(data)
+        _put(descriptor, together, end - sum(map(len, together)))
     except OSError as error:
         error.filename = str(path)
         raise
@@ -143,10 +152,16 @@ def write(folder: Path, shard: Shard, rank: int, pieces: dict[str, Piece]) -> No
         os.close(descriptor)
 
 
-def _put(descriptor: int, data: memoryview, offset: int) -> None:
-    while len(data):
-        n = os.pwrite(descriptor, data[:CHUNK], offset)  # writes less where it must, and then says why
-        data, offset = data[n:], offset + n
+def _put(descriptor: int, parts: list[memoryview], offset: int) -> None:
+    """Write parts one after the other, in as few calls as can be: after each the thread waits for the GIL."""
+    while parts:
+        n = os.pwritev(descriptor, parts[:MOST], offset)  # writes less where it must, and then says why
+        offset += n
+        while parts and n >= len(parts[0]):
+            n -= len(parts[0])
+            parts = parts[1:]
+        if n:
+            parts = [parts[0][n:], *parts[1:]]
 
 
 def sha256(path: Path) -> str:

@@ -5,8 +5,11 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from hpcdiff.errors import UserError
+from hpcdiff.model import build_denoiser, memory_layout
 from hpcdiff.network import NCSNpp
 from hpcdiff.network.blocks import Attention, ResidualBlock
+from hpcdiff.network.layers import conv1x1
 from hpcdiff.network.resample import downsample, upsample
 
 torch.set_num_threads(1)
@@ -143,6 +146,81 @@ def test_attention_is_softmax_of_scaled_products():
     torch.testing.assert_close(attention(x), expected)
 
 
+def test_attention_does_not_know_where_a_pixel_is():
+    attention = Attention(8, scale=1.0)
+    x = torch.randn(2, 8, 4, 6, generator=torch.Generator().manual_seed(0))
+    order = torch.randperm(24, generator=torch.Generator().manual_seed(1))
+    moved = x.flatten(2)[..., order].view_as(x)
+    torch.testing.assert_close(attention(moved), attention(x).flatten(2)[..., order].view_as(x))
+    assert (attention(x) - x).abs().max() > 0.01
+
+
+@pytest.mark.parametrize(("attention", "levels"), [("coarsest", []), ([8], [3]), ([4, 8], [2, 3]), ([1], [0]), ([], [])])
+def test_attention_stands_where_it_is_asked_for(attention, levels):
+    """After each of the 2 blocks down and 3 up of these levels, and in the middle with the coarsest: 4 C (C + 1) weights each."""
+    network, widths = small(attention=attention, blocks=2), [16, 32, 32, 64]
+    middle = attention == "coarsest" or 8 in attention
+    without = sum(p.numel() for p in small(attention=(), blocks=2).parameters())
+    expected = sum(5 * 4 * widths[n] * (widths[n] + 1) for n in levels) + middle * 4 * 64 * 65
+    assert sum(p.numel() for p in network.parameters()) - without == expected
+    (network(*inputs()) ** 2).sum().backward()
+    assert all(
+        p.grad.abs().max() > 0
+        for name, p in network.named_parameters()
+        if "attention" in name and not name.endswith("query_key_value.bias")
+    )
+
+
+def test_attention_acts_after_each_block_of_its_level():
+    seen, network = [], small(attention=[4])
+    for name, module in network.named_modules():
+        if isinstance(module, (ResidualBlock, Attention)):
+            module.register_forward_hook(lambda m, i, o, name=name: seen.append((name, o.shape[-1])))
+    network(*inputs())
+    names = [name for name, _ in seen]
+    at = [k for k, name in enumerate(names) if name.startswith("attention")]
+    assert [names[k - 1] for k in at] == ["down.2.0", "up.1.0", "up.1.1"]
+    assert all(seen[k][1] == 16 // 4 for k in at)
+
+
+def test_default_network_has_the_names_that_it_always_had():
+    """So that model folders and checkpoints from before attention by resolution load."""
+    names = [name for name in small().state_dict() if "attention" in name]
+    assert names == [f"attention.{layer}.{kind}" for layer in ("query_key_value", "out") for kind in ("weight", "bias")]
+
+
+def test_config_without_the_key_has_the_attention_of_the_paper():
+    network = {"name": "ncsnpp", "channels": 16, "multipliers": [1, 2], "blocks": 1, "dropout": 0.0}
+    config = {
+        "task": {"method": "diffusion", "inputs": ["sz"], "outputs": ["gas"]},
+        "network": network,
+        "diffusion": {"precondition": "ve", "sigma_min": 0.01, "sigma_max": 1.0},
+    }
+    old = build_denoiser(config).state_dict()
+    assert set(old) == set(build_denoiser(config | {"network": network | {"attention": "coarsest"}}).state_dict())
+    new = build_denoiser(config | {"network": network | {"attention": [2]}}).state_dict()
+    assert {name.split(".")[1] for name in set(new) - set(old)} == {"attention_down", "attention_up"}
+    with pytest.raises(UserError, match="a list of 1, 2, the factors"):
+        build_denoiser(config | {"network": network | {"attention": [4]}})
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_images_lie_channels_last_but_in_bfloat16_on_a_cpu(device, precision):
+    last = memory_layout(torch.device(device), precision) == torch.channels_last
+    assert last == ((device, precision) != ("cpu", "bf16"))
+
+
+def test_1x1_convolution_is_the_same_in_both_layouts():
+    layer, x = conv1x1(5, 7), torch.randn(2, 5, 4, 6, generator=torch.Generator().manual_seed(0))
+    torch.nn.init.normal_(layer.bias)  # it starts at 0
+    expected = torch.einsum("oc,bchw->bohw", layer.weight[:, :, 0, 0], x) + layer.bias[:, None, None]
+    for layout in (torch.contiguous_format, torch.channels_last):
+        out = layer(x.contiguous(memory_format=layout))
+        torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
+        assert out.is_contiguous(memory_format=layout)
+
+
 def test_bad_shapes_are_named():
     network, (x, t, condition) = small(), inputs()
     with pytest.raises(ValueError, match="20 x 20 pixels does not divide by 8"):
@@ -161,6 +239,9 @@ def test_bad_shapes_are_named():
         ({"multipliers": ()}, "at least 1"),
         ({"blocks": 0}, "at least 1"),
         ({"dropout": 1.0}, "dropout"),
+        ({"attention": [3]}, "a list of 1, 2, 4, 8, the factors of this network, not \\[3\\]"),
+        ({"attention": [16]}, "not \\[16\\]"),
+        ({"attention": "finest"}, "'coarsest' or a list .* not 'finest'"),
     ],
 )
 def test_bad_settings_are_named(changes, message):

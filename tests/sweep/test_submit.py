@@ -111,7 +111,7 @@ def stages_run(log):
 def test_the_job_runs_its_own_member_and_stops_at_what_fails(slurm, sweep, tmp_path):
     assert submit(slurm, sweep)[0].returncode == 0
     folder, member = tmp_path / "s", tmp_path / "s" / "003-seed3"
-    write = f'printf \'{{\\n "exit": %s\\n}}\\n\' $CODE >{member}/$stage.status.json'
+    write = f"printf '{{\\n \"exit\": %s\\n}}\\n' $CODE >{member}/$stage.status.json"
     done, log = job(slurm, folder, 3, f"CODE=0; {write}")
     assert done.returncode == 0 and stages_run(log) == list(STAGES), done.stderr
     assert all(f"{member}/config.yaml" in line and "--signals-to-handle" in line for line in log if line.startswith("srun"))
@@ -128,7 +128,7 @@ def test_the_job_runs_its_own_member_and_stops_at_what_fails(slurm, sweep, tmp_p
 def test_a_stopped_member_is_requeued_and_goes_on(slurm, sweep, tmp_path):
     assert submit(slurm, sweep)[0].returncode == 0
     folder, member = tmp_path / "s", tmp_path / "s" / "002-seed2"
-    write = f'printf \'{{\\n "exit": %s\\n}}\\n\' $CODE >{member}/$stage.status.json'
+    write = f"printf '{{\\n \"exit\": %s\\n}}\\n' $CODE >{member}/$stage.status.json"
     done, log = job(slurm, folder, 2, f"CODE=0; [ $stage = sample ] && CODE=75; {write}")
     assert done.returncode == 0 and stages_run(log) == ["train", "sample"] and "scontrol requeue 42" in log, done.stderr
     done, log = job(slurm, folder, 2, f"CODE=0; {write}")

@@ -42,8 +42,8 @@ class ThreadWorld(World):
         return out
 
 
-def on_ranks(size: int, work: Callable[[World], object]) -> list:
-    """What `work` gives on each of `size` ranks, or its exception; an exception other than a UserError is raised."""
+def on_ranks(size: int, work: Callable[[World], object], refused: bool = False) -> list:
+    """What `work` gives on each of `size` ranks, where an exception is raised; or, `refused`, the UserError of each."""
     slots, barrier, out = [None] * size, threading.Barrier(size), [None] * size
 
     def one(rank: int) -> None:
@@ -59,9 +59,10 @@ def on_ranks(size: int, work: Callable[[World], object]) -> list:
         thread.start()
     for thread in threads:
         thread.join()
-    faults = [e for e in out if isinstance(e, BaseException) and not isinstance(e, UserError)]
+    faults = [e for e in out if isinstance(e, BaseException) and not (refused and isinstance(e, UserError))]
     for fault in sorted(faults, key=lambda e: isinstance(e, threading.BrokenBarrierError)):
         raise fault
+    assert not refused or all(isinstance(e, UserError) for e in out), out
     return out
 
 

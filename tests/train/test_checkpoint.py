@@ -1,6 +1,7 @@
 """Checkpoints: any cutting into any other, one file a node, damage, full disks, kills, and no pickle."""
 
 import json
+import os
 import pickle
 import random
 import subprocess
@@ -55,7 +56,8 @@ def no_pickle(monkeypatch):
 def test_any_cutting_on_any_ranks_loads_into_any_other(tmp_path, no_pickle, monkeypatch, seed):
     """Random runs, empty ones too, of every type, on 1 to 5 ranks of 1 to 3 nodes: the same bytes on any other number."""
     rng = random.Random(seed)
-    monkeypatch.setattr(storage, "CHUNK", rng.choice([101, 1 << 24]))  # files of many calls, and of one
+    if seed % 2:  # a file system that takes 101 bytes at a time
+        monkeypatch.setattr(storage.os, "pwritev", lambda file, parts, offset: os.pwrite(file, b"".join(parts)[:101], offset))
     for case in range(4):
         writers, nodes, ordered = rng.randint(1, 5), rng.randint(1, 3), bool(rng.randint(0, 1))
         folder, images = tmp_path / str(case), rng.randrange(1000)
@@ -240,8 +242,7 @@ def test_a_checkpoint_of_another_network_says_what_differs_on_every_rank(tmp_pat
             change(wanted)
         checkpoints.load(checkpoints.newest(), wanted)
 
-    said = on_ranks(2, load)
-    assert all(isinstance(e, UserError) for e in said)
+    said = on_ranks(2, load, refused=True)
     with pytest.raises(UserError, match=says):
         raise said[0]
     assert str(said[0]) == str(said[1])
@@ -289,7 +290,7 @@ def test_too_little_room_is_said_before_anything_is_written(tmp_path, monkeypatc
     save(tmp_path, 10)
     need = sum(tensor.nbytes for tensor in content(20).values())
     monkeypatch.setattr("hpcdiff.files.free_bytes", lambda path: need - 1)
-    said = on_ranks(2, lambda w: save(tmp_path, 20, world=w))
+    said = on_ranks(2, lambda w: save(tmp_path, 20, world=w), refused=True)
     assert all("are free" in str(e) for e in said), said
     assert [p.name for p in tmp_path.iterdir()] == ["000000000010"]
     monkeypatch.setattr("hpcdiff.files.free_bytes", lambda path: need)
@@ -320,7 +321,7 @@ def test_a_failure_of_one_rank_at_any_step_is_one_error_on_all(tmp_path, monkeyp
         return original(*arguments, **options)
 
     monkeypatch.setattr(owner, attribute, failing)
-    said = on_ranks(4, lambda w: save(tmp_path, 20, world=w, node=str(w.rank // 2)))
+    said = on_ranks(4, lambda w: save(tmp_path, 20, world=w, node=str(w.rank // 2)), refused=True)
     assert len({str(e) for e in said}) == 1 and "the disk is full" in str(said[0]), said
     assert [p.name for p in tmp_path.iterdir()] == ["000000000010"]
     monkeypatch.undo()

@@ -123,10 +123,13 @@ def test_what_is_not_known_is_left_out():
     meter.step(torch.tensor([float("nan"), float("inf")]), torch.tensor([0.1, 0.9]))
     got = meter.numbers(1e-4, 0.999, COUNTERS)
     assert not any(k.startswith("loss") for k in got)
-    meter.step(torch.tensor([2.0, float("-inf")]), torch.tensor([0.0, 1.0]))  # quantiles at the very ends
+    meter.step(torch.tensor([2.0, float("-inf"), 4.0]), torch.tensor([0.0, 0.5, 1.0]))  # quantiles at the very ends
+    meter.saved(2.0)
     got = meter.numbers(1e-4, 0.999, COUNTERS)
-    assert {k: v for k, v in got.items() if k.startswith("loss")} == {"loss": 2.0, "loss_0": 2.0}
+    assert {k: v for k, v in got.items() if k.startswith("loss")} == {"loss": 3.0, "loss_0": 2.0, "loss_7": 4.0}
+    assert got["checkpoint_s"] == 2.0
     assert "tflops" not in got and "mfu_percent" not in got
+    assert set(meter.numbers(1e-4, 0.999, COUNTERS)) == {"lr", "ema", "memory_gb", *COUNTERS}  # a new interval began
 
 
 class Refuse(TorchDispatchMode):

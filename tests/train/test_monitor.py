@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from types import SimpleNamespace
 
 import monitor_dies as script
@@ -92,8 +93,11 @@ def test_a_damaged_file_loses_only_its_damaged_lines(tmp_path):
     assert [(n["images"], n["loss"]) for n in lines(tmp_path)] == [(10, 0.5), (20, 0.5), (30, 0.1)]
 
 
-def test_numbers_are_there_as_soon_as_they_are_written(tmp_path):
+def test_numbers_are_there_as_soon_as_they_are_written(tmp_path, monkeypatch):
     monitor = Monitor(tmp_path, 0)
+    queue = monitor.board.file_writer.event_writer._async_writer
+    written = queue._writer.write
+    monkeypatch.setattr(queue._writer, "write", lambda data: (time.sleep(0.2), written(data)))  # a slow disk
     monitor.write(10, {"loss": 0.25})
     assert curve(events(tmp_path), "loss/train") == [(10, 0.25)] and lines(tmp_path) == [{"images": 10, "loss": 0.25}]
     monitor.close()

@@ -104,23 +104,34 @@ def test_killed_runs_give_the_same_bytes(tmp_path, maps, whole):
     assert lines == sorted(set(lines))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_a_signal_saves_and_exits_75_and_the_rerun_gives_the_same_bytes(tmp_path, maps, whole, number):
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGUSR1, "stop"])
+def test_a_signal_or_the_file_stop_saves_and_exits_75_and_the_rerun_gives_the_same_bytes(tmp_path, maps, whole, how):
     config = new_run(tmp_path, maps)
     process = start("train", config)
     while not (tmp_path / "checkpoints").exists():
         time.sleep(0.01)
-    process.send_signal(number)
+    if how == "stop":
+        (tmp_path / "stop").touch()
+    else:
+        process.send_signal(how)
     assert process.wait(60) == 75
-    assert status(tmp_path)["exit"] == 75 and not (tmp_path / "model").exists()
+    ended = status(tmp_path)
+    assert ended["exit"] == 75 and not (tmp_path / "model").exists() and not (tmp_path / "stop").exists()
+    assert ("the file stop" if how == "stop" else how.name) in ended["reason"] and ended["requeue"] == (how != "stop")
     assert run("train", config).returncode == 0
     assert (tmp_path / "model" / "model.safetensors").read_bytes() == (whole / "model" / "model.safetensors").read_bytes()
 
 
+def furthest(a, b):
+    """Largest difference of two runs' averaged weights."""
+    a, b = weights(a), weights(b)
+    return max(float((a[k] - b[k]).abs().max()) for k in a)
+
+
 @pytest.mark.parametrize("precondition", ["edm", "ve"])
-def test_weights_agree_over_ranks_and_restarts_on_other_ranks(tmp_path, maps, precondition):
+def test_weights_agree_over_ranks_engines_and_restarts_on_other_ranks(tmp_path, maps, precondition):
     runs = {}
-    for name in ("one", "two"):
+    for name in ("one", "two", "zero"):
         (tmp_path / name).mkdir()
         runs[name] = new_run(tmp_path / name, maps, precondition=precondition, dropout=0.0)
     assert run("train", runs["one"]).returncode == 0
@@ -130,9 +141,23 @@ def test_weights_agree_over_ranks_and_restarts_on_other_ranks(tmp_path, maps, pr
     assert manifest["world_size"] == 2
     done = run("train", runs["two"], ranks=3)  # a larger `images` goes on, here on three ranks
     assert done.returncode == 0 and "from image 120 to 240 on 3 rank(s)" in done.stdout, done.stderr
-    a, b = weights(tmp_path / "one"), weights(tmp_path / "two")
-    worst = max(float((a[k] - b[k]).abs().max()) for k in a)
-    assert worst < 1e-4, worst
+    assert furthest(tmp_path / "one", tmp_path / "two") < 1e-4
+    if precondition == "edm":
+        done = run("train", runs["zero"], "train.engine=deepspeed", "train.zero_stage=2", "train.images=120", ranks=2)
+        assert done.returncode == 0 and "engine deepspeed" in done.stdout, done.stderr
+        done = run("train", runs["zero"])  # and the other engine goes on, alone
+        assert done.returncode == 0 and "from image 120 to 240 on 1 rank(s)" in done.stdout, done.stderr
+        assert furthest(tmp_path / "one", tmp_path / "zero") < 1e-4
+
+
+def test_gradients_that_are_never_finite_end_it_on_all_ranks(tmp_path, maps):
+    done = run("train", new_run(tmp_path, maps, dropout=0.0), "train.lr=1.0e+30", "train.max_skipped=3", ranks=2)
+    refused(done, "3 steps in a row", "not finite", "lower train.lr")
+    assert status(tmp_path)["exit"] == 2 and not (tmp_path / "model").exists()
+
+
+def test_more_ranks_than_training_views_are_refused(tmp_path, maps):
+    refused(run("train", new_run(tmp_path, maps), "train.subset=0.05", ranks=2), "rank", "training view")
 
 
 def test_a_changed_key_or_map_file_is_refused(tmp_path, whole):
