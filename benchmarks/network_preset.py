@@ -1,10 +1,10 @@
 """Cheaper networks beside the paper's on the same maps: validation loss against FLOP.
 
     python -m hpcdiff.simulate configs/quickstart.yaml && python -m hpcdiff.project configs/quickstart.yaml
-    python benchmarks/network_preset.py --maps runs/quickstart/maps.h5        # 12 minutes of one core; stop and continue at will
+    python benchmarks/network_preset.py --maps runs/quickstart/maps.h5        # 15 minutes of one core; stop and continue at will
 
 Every candidate is scaled down in channels by the same factor (`--scale`), so that the ratios of FLOP are those of the full
-networks, and sees the same images, turned alike, with the same noise; the preconditioning is EDM's and the noise range that of
+networks, and sees the same images (`longer`: more of them), turned alike, with the same noise; the preconditioning is EDM's and the noise range that of
 configs/quickstart.yaml. The loss is that of the averaged weights on the validation views, with noise that is the same for
 all. Each finished run is written to benchmarks/results/network_preset.json at once; runs that are there are not repeated.
 """
@@ -37,13 +37,16 @@ CANDIDATES = {
     "wide below": PAPER | {"channels": 96, "multipliers": [1, 2, 4, 4], "blocks": 1},
     "attention": PAPER | {"multipliers": [1, 2, 2, 2], "blocks": 1, "attention": [4, 8]},
 }
+CANDIDATES["thin longer"] = CANDIDATES["thin"] | {"times": 2.67}
+"""`times` the images of the others: as much work in training as the paper's."""
 DRAWS = 4
 """Noise draws of each validation view."""
 
 
 def network(settings: dict, scale: int) -> NCSNpp:
     """The candidate with its channels divided by `scale`."""
-    return NCSNpp(len(OUTPUTS), len(OUTPUTS), len(INPUTS), **(settings | {"channels": settings["channels"] // scale}))
+    shape = {k: v for k, v in settings.items() if k != "times"} | {"channels": settings["channels"] // scale}
+    return NCSNpp(len(OUTPUTS), len(OUTPUTS), len(INPUTS), **shape)
 
 
 def size(settings: dict) -> dict:
@@ -101,7 +104,7 @@ def train(name: str, data: Data, seed: int, options: argparse.Namespace) -> dict
     averaged = [p.detach().clone() for p in parameters]
     optimiser = torch.optim.Adam(parameters, lr=options.lr, fused=True)
     conditions, targets = data.parts["train"]
-    steps, began = options.images // options.batch, time.process_time()
+    steps, began = int(options.images * CANDIDATES[name].get("times", 1)) // options.batch, time.process_time()
     for step in range(steps):
         rng = np.random.default_rng([seed, step])
         index, turns, flip = torch.from_numpy(rng.integers(len(targets), size=options.batch)), int(rng.integers(4)), bool(rng.integers(2))
@@ -169,22 +172,23 @@ def summary(runs: list[dict]) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--maps", type=Path, required=True)
-    parser.add_argument("--npix", type=int, default=32, help="maps are averaged down to this")
+    parser.add_argument("--npix", type=int, default=64, help="maps are averaged down to this")
     parser.add_argument("--scale", type=int, default=8, help="channels are divided by this")
-    parser.add_argument("--images", type=int, default=4000)
+    parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--ema", type=float, default=0.995)
     parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--networks", nargs="+", choices=list(CANDIDATES), default=list(CANDIDATES))
     options = parser.parse_args()
     torch.set_num_threads(1)
     data = Data(options.maps, options.npix)
-    same = {k: v for k, v in vars(options).items() if k not in ("maps", "seeds")} | {"views": len(data.parts["train"][0])}
+    same = {k: v for k, v in vars(options).items() if k not in ("maps", "seeds", "networks")} | {"views": len(data.parts["train"][0])}
     path = report.RESULTS / "network_preset.json"
     kept = json.loads(path.read_text()) if path.exists() else {}
     runs = kept["runs"] if kept.get("settings") == same else []
     for seed in range(options.seeds):
-        for name in CANDIDATES:
+        for name in options.networks:
             if any(r["name"] == name and r["seed"] == seed for r in runs):
                 continue
             runs.append({"name": name, "seed": seed, **train(name, data, seed, options)})

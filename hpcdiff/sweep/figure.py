@@ -45,11 +45,11 @@ def draw(path: Path, rows: list[Row]) -> None:
             else:  # side by side, a little apart
                 x = [settings.index(json.dumps(r.setting, sort_keys=True)) + 0.12 * (n - (len(lines) - 1) / 2) for r in ours]
             half = [(r.high - r.low) / 2 if r.low is not None else r.halo_error or 0.0 for r in ours]
-            hollow = "none" if any(r.low is None for r in ours) else f"C{n % 10}"
-            style = "o-" if key else "o"
-            panel.errorbar(
-                x, [r.mean for r in ours], half, fmt=style, color=f"C{n % 10}", mfc=hollow, ms=4, lw=1, capsize=3, label=label or None
-            )
+            style, colour = "o-" if key else "o", f"C{n % 10}"
+            panel.errorbar(x, [r.mean for r in ours], half, fmt=style, color=colour, ms=4, lw=1, capsize=3, label=label or None)
+            alone = [(at, r.mean) for at, r in zip(x, ours, strict=True) if r.low is None]
+            if alone:
+                panel.plot(*zip(*alone, strict=True), "o", color=colour, mfc="white", ms=4)
         panel.set_title(quantity, fontsize=9)
         if key:
             values = sorted({r.setting[key] for r in rows})

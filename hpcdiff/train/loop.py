@@ -6,6 +6,7 @@ import contextlib
 import functools
 import json
 import math
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -77,9 +78,12 @@ def _train(config: Config, world: World, closing: contextlib.ExitStack) -> str:
 
     def save() -> None:
         watchdog.beat("save", images)
+        began = time.perf_counter()
+        checkpoints.settle()  # the pieces' memory is used again
         counters = engine.counters()
         state = {"updates": counters["updates"], "skipped": counters["skipped"], "inputs": model.info["inputs"]}
-        meter.saved(checkpoints.save(images, engine.pieces(), state, model.config, engine.name))
+        checkpoints.save(images, engine.pieces(), state, model.config, engine.name)
+        meter.saved(time.perf_counter() - began)
 
     with world.together():
         monitor = Monitor(config.dir, images, edges) if world.main else None

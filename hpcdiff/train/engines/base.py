@@ -91,7 +91,7 @@ class Engine:
         self.buffers = {k: b for k, b in denoiser.named_buffers() if k in set(denoiser.state_dict())}
         self.updates, self.skipped, self.in_a_row = (torch.zeros((), dtype=torch.int64, device=self.device) for _ in range(3))
         self.norm, self.found_inf = (torch.zeros((), device=self.device) for _ in range(2))
-        self.steps, self.reports = 0, []
+        self.steps, self.reports, self.staging = 0, [], {}
         if self.device.type == "cuda":
             self.reports = [(torch.zeros((), dtype=torch.int64, pin_memory=True), torch.cuda.Event()) for _ in range(2)]
 
@@ -209,13 +209,26 @@ class Engine:
         return {"weights": self.masters, "ema": self.ema, **moments}
 
     def pieces(self) -> dict[str, Piece]:
-        """Copies of this rank's share of all that a checkpoint keeps: weights, their average, both moments of Adam; buffers."""
+        """Copies of this rank's share of all that a checkpoint keeps: weights, their average, both moments of Adam; buffers.
+
+        On a GPU they lie in memory that the next call overwrites: the checkpoint before must be whole by then.
+        """
         out = {}
         for kind, tensors in self._kept().items():
             for s in self.slots:
-                data = tensors[s.index].detach().reshape(-1)[s.offset : s.offset + s.n].to("cpu", copy=True)
-                out[f"{kind}/{s.name}"] = Piece(data, s.start, s.shape)
+                data = tensors[s.index].detach().reshape(-1)[s.offset : s.offset + s.n]
+                out[f"{kind}/{s.name}"] = Piece(self._copied(f"{kind}/{s.name}", data), s.start, s.shape)
+        if self.device.type == "cuda":
+            torch.cuda.current_stream(self.device).synchronize()
         return out | {f"buffers/{name}": cut(b, self.rank, self.size) for name, b in self.buffers.items()}
+
+    def _copied(self, name: str, data: Tensor) -> Tensor:
+        """A copy on the CPU; from a GPU into pinned memory that is kept for the next time, without waiting for it."""
+        if self.device.type != "cuda":
+            return data.to("cpu", copy=True)
+        if name not in self.staging:
+            self.staging[name] = torch.empty(data.shape, dtype=data.dtype, pin_memory=True)
+        return self.staging[name].copy_(data, non_blocking=True)
 
     def wanted(self) -> dict[str, Piece]:
         """Room for what this rank needs of a checkpoint, to be filled."""
