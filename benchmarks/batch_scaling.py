@@ -22,6 +22,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
 import time
 from pathlib import Path
 
@@ -32,6 +33,8 @@ from batches.fit import fit, gpus, helping
 from batches.network import Cluster
 from batches.training import Maps, Training
 from report import RESULTS, machine, table
+
+from hpcdiff.files import write_atomic
 
 BATCHES = (4, 8, 16, 32, 64, 128, 256)
 TARGETS = (1000, 2000, 4000)
@@ -54,7 +57,7 @@ def run(maps: Maps, batch: int, factor: float, seed: int, target: float, most: i
         training.step()
         if training.steps >= following or training.steps == most or training.seen in TARGETS:
             loss = training.validate()
-            curve.append([training.steps, loss])
+            curve.append([training.steps, round(loss, 6)])
             following = max(training.steps + 1, math.ceil(training.steps * 1.08))
             if loss < target or not math.isfinite(loss):
                 break
@@ -156,6 +159,12 @@ def summarise(content: dict) -> None:
         print(table(["GPUs", "best batch", "steps / S", "speed-up", "efficiency"], rows))
 
 
+def save(path: Path, content: dict) -> None:
+    """As JSON, a point of a curve on one line; under another name first, for a run may be killed."""
+    text = re.sub(r"\[\s+([^\s,\[\]]+),\s+([^\s,\[\]]+)\s+\]", r"[\1, \2]", json.dumps(content, indent=1))
+    write_atomic(path, text + "\n")
+
+
 def main() -> None:
     """Go on for some minutes; once all targets stand, fit and draw."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -172,12 +181,12 @@ def main() -> None:
     until = time.time() + 60 * options.minutes
     for line in work(maps, content):
         print(line, flush=True)
-        options.out.write_text(json.dumps(content, indent=1) + "\n")
+        save(options.out, content)
         if time.time() > until:
             break
     if content["targets"] and content["noise"]:
         summarise(content)
-        options.out.write_text(json.dumps(content, indent=1) + "\n")
+        save(options.out, content)
         draw(content, options.out.with_suffix(".png"))
 
 

@@ -70,7 +70,8 @@ def test_many_tasks_that_each_run_alone_are_a_wrong_launch(tmp_path, stage):
 
 def test_srun_variables_become_torchs(monkeypatch):
     for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
-        monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv(name, "")  # so that it is gone again after the test, which sets it
+        monkeypatch.delenv(name)
     for name, value in {"STEP_NUM_TASKS": "4", "PROCID": "3", "LOCALID": "1", "JOB_ID": "7", "STEP_NODELIST": "gpu[07-09,12],cpu1"}.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
     world._environment_of_srun()

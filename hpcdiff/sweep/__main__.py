@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import sys
-import traceback
 from collections.abc import Iterator
 
-from hpcdiff.errors import Stopped, UserError, disk_error, nearest, reader_left
+from hpcdiff.command import run_command
+from hpcdiff.errors import UserError, nearest
 
 USAGE = """usage: python -m hpcdiff.sweep SWEEP.yaml              submits what is not finished as one Slurm array (jobs/sweep.sbatch)
        python -m hpcdiff.sweep SWEEP.yaml --local N    runs it here, N members at a time
        python -m hpcdiff.sweep SWEEP.yaml --gather     one table of what is finished: table.csv, table.json, table.png
        python -m hpcdiff.sweep SWEEP.yaml --dry-run    says which members there are; touches nothing"""
-DONE, FAULT, USER, STOPPED = 0, 1, 2, 75
 
 
 def sweep(argv: list[str]) -> Iterator[str]:
@@ -95,26 +94,7 @@ def parse(argv: list[str]) -> tuple[str, set[str], int]:
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns its exit status: 0 done, 2 the user's input or a member is at fault, 75 stopped, 1 a fault of ours."""
-    argv = sys.argv[1:] if argv is None else argv
-    if "-h" in argv or "--help" in argv:
-        print(USAGE)
-        return DONE
-    try:
-        for line in sweep(argv):
-            print(line, flush=True)
-    except (Stopped, KeyboardInterrupt) as error:
-        print(f"hpcdiff sweep: stopped: {error}", file=sys.stderr)
-        return STOPPED
-    except BrokenPipeError:
-        return reader_left()
-    except BaseException as error:
-        said = str(error) if isinstance(error, UserError) else disk_error(error)
-        if said is None:
-            traceback.print_exc()
-            return FAULT
-        print(f"hpcdiff sweep: error: {said}", file=sys.stderr)
-        return USER
-    return DONE
+    return run_command("sweep", USAGE, sweep, argv, "the same command goes on")
 
 
 if __name__ == "__main__":
