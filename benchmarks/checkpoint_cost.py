@@ -177,6 +177,8 @@ def main(folder: str | None) -> None:
     print(f"{len(state)} tensors, {size / 1e6:.0f} MB; to copy them once takes {copying:.2f} s; medians of {REPEATS} saves")
     for kind, step in (("busy", busy_step()), ("device", device_step())):
         rows = []
+        if folder is not None:
+            Path(folder).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as there:
             ways = {
                 "hpcdiff": Ours(Path(there) / "ours"),

@@ -1,12 +1,13 @@
 """Cheaper networks beside the paper's on the same maps: validation loss against FLOP.
 
     python -m hpcdiff.simulate configs/quickstart.yaml && python -m hpcdiff.project configs/quickstart.yaml
-    python benchmarks/network_preset.py --maps runs/quickstart/maps.h5        # 15 minutes of one core; stop and continue at will
+    python benchmarks/network_preset.py --maps runs/quickstart/maps.h5        # 25 minutes of one core; stop and continue at will
 
 Every candidate is scaled down in channels by the same factor (`--scale`), so that the ratios of FLOP are those of the full
-networks, and sees the same images (`longer`: more of them), turned alike, with the same noise; the preconditioning is EDM's and the noise range that of
-configs/quickstart.yaml. The loss is that of the averaged weights on the validation views, with noise that is the same for
-all. Each finished run is written to benchmarks/results/network_preset.json at once; runs that are there are not repeated.
+networks, and sees the same images (`longer`: more of them), turned alike, with the same noise; the preconditioning is EDM's
+and the noise range that of configs/quickstart.yaml. The loss is that of the averaged weights on the validation views, with
+noise that is the same for all. Each finished run is written to benchmarks/results/network_preset.json at once; runs that are
+there with the same settings are not repeated.
 """
 
 from __future__ import annotations

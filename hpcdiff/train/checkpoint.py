@@ -40,6 +40,7 @@ class Checkpoints:
         self.folder, self.keep, self.world = Path(folder), keep, world
         self.nodes = world.allgather(node or this_node())
         self.job: Save | None = None
+        self.seconds = 0.0  # that the last one took to be whole
 
     def save(self, images: int, pieces: dict[str, Piece], state: dict, config: dict, engine: str) -> float:
         """Start to write a checkpoint and return at once; an earlier one is waited for first.
@@ -81,12 +82,16 @@ class Checkpoints:
             UserError: it has failed on some rank, on all of them; what was written of it is removed, earlier ones stay.
         """
         job, self.job = self.job, None
-        if job is None or not self.world.any(not job.whole):
+        if job is None:
+            return
+        if not self.world.any(not job.whole):
+            self.seconds = job.seconds
             return
         try:
             for step in range(len(job.passed)):  # a step waits for others' earlier steps only, so a failure keeps none waiting
                 with self.world.together():
                     job.wait(step)
+            self.seconds = job.seconds
         except UserError:
             job.abandoned.set()
             job.thread.join()

@@ -80,6 +80,7 @@ def _train(config: Config, world: World, closing: contextlib.ExitStack) -> str:
         watchdog.beat("save", images)
         began = time.perf_counter()
         checkpoints.settle()  # the pieces' memory is used again
+        world.sign.save_seconds = checkpoints.seconds
         counters = engine.counters()
         state = {"updates": counters["updates"], "skipped": counters["skipped"], "inputs": model.info["inputs"]}
         checkpoints.save(images, engine.pieces(), state, model.config, engine.name)

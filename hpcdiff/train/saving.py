@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -37,6 +38,7 @@ class Save:
         self.leaders = sorted({nodes.index(node) for node in nodes})
         self.shards: list[storage.Shard] = []
         self.error: BaseException | None = None
+        self.began, self.seconds = time.perf_counter(), 0.0  # until this rank's part was done
         self.abandoned = threading.Event()
         self.passed = [threading.Event() for _ in range(4)]
         self.thread = threading.Thread(target=self._run, name="checkpoint", daemon=True)
@@ -57,6 +59,7 @@ class Save:
         try:
             for step, event in zip((self._plan, self._write, self._seal, self._commit), self.passed, strict=True):
                 step()
+                self.seconds = time.perf_counter() - self.began
                 event.set()
         except BaseException as error:  # noqa: BLE001, raised again by `wait`
             self.error = error

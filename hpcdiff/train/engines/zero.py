@@ -36,6 +36,8 @@ from hpcdiff.train.pieces import Piece
 
 BUCKET = 50_000_000
 """Most gradient elements that are sent at once."""
+LIVE = 10_000_000
+"""Stage 3: most elements of gathered weights that wait for their next use."""
 PERSISTENT = 100_000
 """Stage 3: parameters with fewer elements stay whole between uses."""
 
@@ -92,6 +94,8 @@ class ZeroEngine(Engine):
         zero |= dict.fromkeys(("reduce_bucket_size", "allgather_bucket_size"), self._bucket())
         if self.stage in (1, 2):
             zero["compute_grad_norm"] = False  # ours is computed without a host sync
+        if self.stage == 3:  # the default, 1e9, never lets the weights of a smaller network go again
+            zero |= dict.fromkeys(("stage3_max_live_parameters", "stage3_max_reuse_distance"), LIVE)
         config = {
             "train_micro_batch_size_per_gpu": 1,  # of no consequence: losses are means
             "gradient_accumulation_steps": 1,
