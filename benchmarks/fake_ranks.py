@@ -92,9 +92,10 @@ def files() -> dict:
 def formula(engine: str, ranks: int) -> float:
     """Bytes a parameter between the backward pass and Adam: weights 4, gradient 4, moments 8, average 4.
 
-    ZeRO 1 and 2 have shared the gradient out by then, and keep a copy of the weights, shared out too, from which Adam works.
+    ZeRO 1 and 2 have shared the gradient out by then, and keep a copy of the weights, shared out too, from which Adam works. ZeRO 3, as
+    measured, still has the weights that it gathered for the backward pass.
     """
-    whole, shared = {"ddp": (20, 0), "zero0": (20, 0), "zero1": (4, 20), "zero2": (4, 20), "zero3": (0, 20)}[engine]
+    whole, shared = {"ddp": (20, 0), "zero0": (20, 0), "zero1": (4, 20), "zero2": (4, 20), "zero3": (4, 24)}[engine]
     return whole + shared / ranks
 
 

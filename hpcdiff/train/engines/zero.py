@@ -7,10 +7,9 @@ Arithmetic is that of `ddp`: weights in fp32, our own autocast for bf16, Adam, o
 a second copy of the weights in bf16, is not used. Memory a rank on W ranks, bytes a parameter (weights, gradient, moments, average
 and, at stages 1 and 2, Adam's own copy of the weights):
 
-    stage 0   20 as `ddp`    stage 1   8 + 16 / W    stage 2   4 + 20 / W    stage 3   20 / W
+    stage 0   20 as `ddp`    stage 1   8 + 16 / W    stage 2   4 + 20 / W    stage 3   4 + 24 / W
 
-and besides, at stages 1 and 2 a buffer of 4 bytes for each of at most `BUCKET` parameters, at stage 3 the small parameters and those
-in use, and while `averaged` lasts 4 bytes for every parameter. At W = 1 stages 1 and 2 need more than `ddp`.
+and besides, at stages 1 and 2 a buffer of 4 bytes for each of at most `BUCKET` parameters, at stage 3 the small parameters, and while `averaged` lasts 4 bytes for every parameter. At W = 1 stages 1 and 2 need more than `ddp`.
 
 Host syncs: stages 0 to 2 have none of DeepSpeed's (it neither checks nor clips gradients here). Stage 3 has its own: at the end of
 the backward pass, and for the gradient's norm. It has hooks in every module, and so is not compiled.
@@ -36,8 +35,6 @@ from hpcdiff.train.pieces import Piece
 
 BUCKET = 50_000_000
 """Most gradient elements that are sent at once."""
-LIVE = 10_000_000
-"""Stage 3: most elements of gathered weights that wait for their next use."""
 PERSISTENT = 100_000
 """Stage 3: parameters with fewer elements stay whole between uses."""
 
@@ -94,8 +91,6 @@ class ZeroEngine(Engine):
         zero |= dict.fromkeys(("reduce_bucket_size", "allgather_bucket_size"), self._bucket())
         if self.stage in (1, 2):
             zero["compute_grad_norm"] = False  # ours is computed without a host sync
-        if self.stage == 3:  # the default, 1e9, never lets the weights of a smaller network go again
-            zero |= dict.fromkeys(("stage3_max_live_parameters", "stage3_max_reuse_distance"), LIVE)
         config = {
             "train_micro_batch_size_per_gpu": 1,  # of no consequence: losses are means
             "gradient_accumulation_steps": 1,
