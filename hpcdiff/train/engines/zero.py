@@ -9,7 +9,9 @@ and, at stages 1 and 2, Adam's own copy of the weights):
 
     stage 0   20 as `ddp`    stage 1   8 + 16 / W    stage 2   4 + 20 / W    stage 3   4 + 24 / W
 
-and besides, at stages 1 and 2 a buffer of 4 bytes for each of at most `BUCKET` parameters, at stage 3 the small parameters, and while `averaged` lasts 4 bytes for every parameter. At W = 1 stages 1 and 2 need more than `ddp`.
+and besides, at stages 1 and 2 a buffer of 4 bytes for each of at most `BUCKET` parameters, at stage 3 the small parameters, and while
+`averaged` lasts 4 bytes for every parameter. At W = 1 stages 1 and 2 need more than `ddp`. (Stage 3's 4 are measured: DeepSpeed keeps what
+it has gathered for the backward pass.)
 
 Host syncs: stages 0 to 2 have none of DeepSpeed's (it neither checks nor clips gradients here). Stage 3 has its own: at the end of
 the backward pass, and for the gradient's norm. It has hooks in every module, and so is not compiled.
