@@ -22,9 +22,9 @@ import torch
 
 from hpcdiff import maps
 from hpcdiff.config import Config, read_config
+from hpcdiff.denoiser import build_denoiser
 from hpcdiff.diffusion import denoising_loss
 from hpcdiff.maps.layout import CATALOG
-from hpcdiff.model import build_denoiser
 from hpcdiff.train.data import Prefetcher, TrainingData
 from hpcdiff.train.data.stream import THREADS
 from hpcdiff.world import World

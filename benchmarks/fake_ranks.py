@@ -28,7 +28,7 @@ from batches.network import Cluster, all_reduce_seconds, step_seconds
 from report import RESULTS, machine, table, write
 
 from hpcdiff.config import Config
-from hpcdiff.model import build_denoiser
+from hpcdiff.denoiser import build_denoiser
 from hpcdiff.sections import Train
 from hpcdiff.train import manifest, storage
 from hpcdiff.train.data.order import images_of

@@ -11,7 +11,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hpcdiff.errors import UserError, nearest
-from hpcdiff.sections import FIELDS, Cosmology, Diffusion, Evaluate, Network, Observe, Project, Run, Sample, Simulate, Task, Train
+from hpcdiff.sections import (
+    AUTO_INIT,
+    AUTO_STEPS,
+    FIELDS,
+    Cosmology,
+    Diffusion,
+    Evaluate,
+    Network,
+    Observe,
+    Project,
+    Run,
+    Sample,
+    Simulate,
+    Task,
+    Train,
+)
 from hpcdiff.strict import check_bounds, fields_of, leaves, read, reference, to_yaml
 
 
@@ -65,6 +80,9 @@ def read_config(path: str | Path, overrides: list[str] = ()) -> Config:
     """
     config, given = read(Config, path, overrides)
     config.given = frozenset(given)
+    if config.sample.sampler == "auto":
+        config.sample.steps = config.sample.steps if "sample.steps" in given else AUTO_STEPS
+        config.sample.init = config.sample.init if "sample.init" in given else AUTO_INIT
     check_bounds(config, str(path))
     _check_together(config, str(path))
     return config
@@ -105,6 +123,12 @@ def _check_together(config: Config, where: str) -> None:
             or (len(config.train.map_weights) == len(config.map_paths()) and min(config.train.map_weights) > 0),
             "give one number above 0 for each file of run.maps, or null",
         ),
+        (
+            "sample.guide",
+            (config.sample.guide.field is None) == (config.sample.guide.noise is None),
+            "give both field and noise, or neither",
+        ),
+        ("sample.churn", config.sample.churn == 0 or config.sample.sampler == "heun", "only heun has churn"),
         ("task.outputs", not set(config.task.inputs) & set(config.task.outputs), "no field may be input and output"),
         (
             "evaluate.mass_bins",

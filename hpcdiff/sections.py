@@ -14,6 +14,8 @@ TRANSFORMS = (
     *("asinh", "asinh standard", "asinh 4sigma"),
 )
 SAMPLERS = ("euler_maruyama", "predictor_corrector", "heun", "dpmpp_2m", "dpmpp_2m_sde")
+AUTO_SAMPLER, AUTO_STEPS, AUTO_INIT = "dpmpp_2m_sde", 36, "matched"
+"""What `sample.sampler: auto` takes, with `sample.steps` and `sample.init` where these are not given."""
 
 
 @dataclass
@@ -167,7 +169,7 @@ class Task:
     outputs: list[str] = some_of(*FIELDS, default=("gas", "dm"))
     """Fields that are inferred."""
     method: str = one_of("diffusion", "regression")
-    """`diffusion`: posterior samples; `regression` is not built yet."""
+    """`diffusion`: posterior samples; `regression`: their mean alone, by the same network trained on the squared error."""
     transform: str | dict[str, str] = field(default="linear", metadata={"choices": TRANSFORMS})
     """How maps become the network's numbers, by the training split's statistics; or one a field, as {sz: log10, ...}: `linear` (or
     `minmax`), `log10` or `asinh` to [0, 1] by bounds; `standard` (mean 0, deviation 1) or `4sigma` (mean +- 4 deviations to
@@ -293,13 +295,28 @@ class Train:
 
 
 @dataclass
+class Guide:
+    """A further map whose likelihood is known, as a weak-lensing map of `total`, on which the samples are conditioned too."""
+
+    field: str | None = field(default=None, metadata={"choices": FIELDS})
+    """Field of the map file that is measured: an output, or `total` where gas and dm are outputs; null = none."""
+    noise: float | None = number(None, above=0)
+    """Standard deviation of its white noise in a pixel, in the map's units."""
+    beam: float | None = number(None, above=0)
+    """FWHM of the Gaussian that it is smoothed by before the noise, physical Mpc; null = none."""
+
+
+@dataclass
 class Sample:
     """Posterior sampling."""
 
     sampler: str = one_of("auto", *SAMPLERS)
-    """`auto` = dpmpp_2m_sde."""
+    """`auto`: the cheapest that was measured to be as good as 1000 steps of Euler-Maruyama (docs/samplers.md), dpmpp_2m_sde; `steps` and
+    `init` are then 36 and `matched` unless they are given."""
     steps: int = number(1000, low=2)
     """Noise levels."""
+    churn: float = number(0.0, low=0)
+    """`heun`: noise that is added on the way, S_churn of Karras et al. 2022; 0 = none."""
     samples: int = number(10, low=1)
     """Posterior samples a view."""
     batch_size: int = number(64, low=1)
@@ -310,6 +327,10 @@ class Sample:
     """`prior` = N(0, sigma_max^2); `matched` = N(E[x], Var[x] + sigma_max^2) of the training split."""
     shuffle_inputs: bool = False
     """A control: every view gets the inputs of another halo, so that skill must vanish."""
+    guide: Guide = field(default_factory=Guide)
+    """A further map with a known likelihood."""
+    compile: bool | None = None
+    """Compile the network and capture its CUDA graph; null = on GPUs."""
 
 
 @dataclass
@@ -322,3 +343,5 @@ class Evaluate:
     """Wavenumber between large and small scales, h/Mpc."""
     bootstrap: int = number(1000, low=2)
     """Bootstrap draws over halos for the error of a mean."""
+    regression: str | None = None
+    """Samples file of a run with `task.method: regression` on the same maps, as one more baseline; null = none."""

@@ -203,7 +203,7 @@ def check_bounds(config: object, where: str) -> None:
         if choices:
             values = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else [value]
             for v in values:
-                if v not in choices:
+                if v is not None and v not in choices:
                     raise UserError(f"{dotted} is {v!r}{nearest(v, choices)}", where, f"one of {', '.join(choices)}")
             if isinstance(value, list) and (not value or len(set(value)) < len(value)):
                 raise UserError(f"{dotted} is {value!r}", where, "name at least one, and each once")

@@ -10,6 +10,7 @@ from conftest import ROOT
 from hpcdiff import config, strict
 from hpcdiff.config import Config, read_config
 from hpcdiff.errors import UserError
+from hpcdiff.sections import AUTO_INIT, AUTO_STEPS
 
 
 @pytest.fixture
@@ -24,9 +25,17 @@ def write(tmp_path):
 
 def test_defaults_are_the_contracts(write):
     c = read_config(write(""))
-    assert c.project.npix == 128 and c.project.split.by == "halo" and c.train.lr == 1e-4 and c.sample.steps == 1000
+    assert c.project.npix == 128 and c.project.split.by == "halo" and c.train.lr == 1e-4
+    assert read_config(write("sample: {sampler: heun}")).sample.steps == 1000
     assert c.evaluate.mass_bins == {"low": [2.0e14, 6.0e14], "high": [6.0e14, 1.0e15]}
     assert c.given == frozenset()
+
+
+def test_auto_takes_its_own_steps_and_start_where_none_are_given(write):
+    auto = read_config(write("")).sample
+    assert (auto.sampler, auto.steps, auto.init) == ("auto", AUTO_STEPS, AUTO_INIT)
+    given = read_config(write("sample: {steps: 20, init: prior}")).sample
+    assert (given.sampler, given.steps, given.init) == ("auto", 20, "prior")
 
 
 def test_resolved_config_reads_back_to_itself(write):

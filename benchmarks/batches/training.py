@@ -10,9 +10,9 @@ import torch
 
 from batches.fit import noise_scale
 from hpcdiff.config import Config
+from hpcdiff.denoiser import build_denoiser
 from hpcdiff.diffusion import denoising_loss
 from hpcdiff.maps import MapFile
-from hpcdiff.model import build_denoiser
 from hpcdiff.sections import Diffusion, Network
 
 NPIX, INPUTS, OUTPUTS = 16, ("sz", "xray"), ("gas", "dm")

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from hpcdiff.config import Config
-from hpcdiff.model import build_denoiser
+from hpcdiff.denoiser import build_denoiser
 from hpcdiff.train.data import Prefetcher, TrainingData
 from hpcdiff.train.engines import base, build_engine
 from hpcdiff.train.flops import STEP, forward_flops, peak_flops

@@ -15,8 +15,8 @@ def plan(config: Config) -> Iterable[str]:
     """Lines of `--dry-run`: views, network evaluations, bytes."""
     from hpcdiff import diffusion
     from hpcdiff.maps import MapFile
-    from hpcdiff.model import AUTO_SAMPLER
     from hpcdiff.sample.run import refuse_unbuilt
+    from hpcdiff.sections import AUTO_SAMPLER
 
     refuse_unbuilt(config)
 

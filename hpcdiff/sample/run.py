@@ -13,9 +13,10 @@ from hpcdiff.config import Config
 from hpcdiff.errors import Stopped, UserError
 from hpcdiff.launch import provenance
 from hpcdiff.maps import MapFile
-from hpcdiff.model import AUTO_SAMPLER, Model, load_model, read_model_config, sample_keys
+from hpcdiff.model import Model, load_model, read_model_config, sample_keys
 from hpcdiff.observe import ObservedMaps
 from hpcdiff.sample.shards import Shards, stored_header
+from hpcdiff.sections import AUTO_SAMPLER
 from hpcdiff.strict import refuse_difference, to_yaml
 from hpcdiff.world import World
 

@@ -13,8 +13,8 @@ from hpcdiff.world import World
 
 def plan(config: Config) -> Iterable[str]:
     """Lines of `--dry-run`: training set, parameters, arithmetic, steps, checkpoints."""
+    from hpcdiff.denoiser import build_denoiser
     from hpcdiff.maps import MapFile
-    from hpcdiff.model import build_denoiser
     from hpcdiff.train.flops import STEP, forward_flops
 
     npix = config.project.npix

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from hpcdiff.config import Config
+from hpcdiff.denoiser import build_denoiser
 from hpcdiff.errors import UserError
 from hpcdiff.launch import refuse_precision
 from hpcdiff.maps import MapFile
-from hpcdiff.model import build_denoiser, read_model_config
+from hpcdiff.model import read_model_config
 from hpcdiff.strict import refuse_difference
 from hpcdiff.world import World
 

@@ -14,9 +14,10 @@ import torch
 
 from hpcdiff import diffusion
 from hpcdiff.config import Config
+from hpcdiff.denoiser import build_denoiser
 from hpcdiff.errors import Stopped, UserError
 from hpcdiff.launch import provenance
-from hpcdiff.model import Model, build_denoiser, save_model
+from hpcdiff.model import Model, save_model
 from hpcdiff.sections import Train
 from hpcdiff.stop import StopVote
 from hpcdiff.strict import to_yaml

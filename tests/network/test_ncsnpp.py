@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from hpcdiff.denoiser import build_denoiser, memory_layout
 from hpcdiff.errors import UserError
-from hpcdiff.model import build_denoiser, memory_layout
 from hpcdiff.network import NCSNpp
 from hpcdiff.network.blocks import Attention, ResidualBlock
 from hpcdiff.network.layers import conv1x1

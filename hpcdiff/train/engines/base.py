@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from hpcdiff.denoiser import memory_layout
 from hpcdiff.diffusion import denoising_loss
 from hpcdiff.errors import UserError
-from hpcdiff.model import memory_layout
 from hpcdiff.network import compiled
 from hpcdiff.sections import Train
 from hpcdiff.train.data import Batch
