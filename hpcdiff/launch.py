@@ -237,8 +237,12 @@ def _or_end_all(stage: str, config, world: World | None, message: str) -> Iterat
     timer.daemon = True
     timer.start()
     try:
-        if not all(isinstance(end, list) and end[:1] == ["ended"] for end in world.allgather(["ended", message])):
-            end_all()  # what came was meant for another call
+        try:
+            together = all(isinstance(end, list) and end[:1] == ["ended"] for end in world.allgather(["ended", message]))
+        except (RuntimeError, ValueError):  # a rank is gone, or is in another call, whose bytes are no JSON
+            together = False
+        if not together:
+            end_all()
         yield
     finally:
         timer.cancel()

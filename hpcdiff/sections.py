@@ -24,7 +24,7 @@ class Run:
 
     dir: str = "runs/quickstart"
     """Folder of everything that this run writes."""
-    seed: int = number(0, low=0)
+    seed: int = number(0, low=0, high=2**63 - 1)
     """Seed of simulation, training and sampling."""
     maps: str | list[str] | None = None
     """Map file, or a list of them (several simulations); null = `maps.h5` below `run.dir`."""
@@ -55,7 +55,7 @@ class Simulate:
     """The embedded simulation."""
 
     engine: str = one_of("halo_model", "nbody")
-    """`halo_model`: clusters built from profiles; `nbody` is not built yet."""
+    """`halo_model`: clusters built from profiles (docs/simulation.md); `nbody` is not built yet."""
     clusters: int = number(64, low=1)
     """Number of clusters, one a cell of the box."""
     mass_range: list[float] = field(default_factory=lambda: [1.0e14, 4.82e15])
@@ -320,7 +320,7 @@ class Sample:
     samples: int = number(10, low=1)
     """Posterior samples a view."""
     batch_size: int = number(64, low=1)
-    """Maps in one network call, a rank."""
+    """Maps in one network call of a rank, at most."""
     split: str = one_of("train", "val", "test", default="test")
     """Which part of the map file is sampled."""
     init: str = one_of("prior", "matched")

@@ -5,6 +5,7 @@ Nothing here ends anything: a reason is only noted, and the stage acts on it whe
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -28,8 +29,9 @@ class StopSign:
 
     - SIGTERM, SIGINT, SIGUSR1, on any rank.
     - The file `run.dir/stop`, looked at by rank 0. Empty, it is the user's (`touch`), who wants the stage ended and left so;
-      with the word `requeue` in it, it is the job script's. It is removed when it has been obeyed, and when a stage starts: a file that
+      with `requeue JOB` in it, it is the job script's. It is removed when it has been obeyed, and when a stage starts: a file that
       was left over must not stop the restart. To keep a pending job from running, cancel the job; a file touched then has no effect.
+      This job's own `requeue` stays at the start: its script removes an older one, so the signal came while the stage was starting.
     - SLURM_JOB_END_TIME (unix seconds): rank 0 stops when less is left than `MARGIN` (a tenth of the job's time, if that is less)
       and `save_seconds` together. A limit that is changed while the job runs is not seen here; the job script's signal follows it.
     """
@@ -41,8 +43,9 @@ class StopSign:
         self.save_seconds = 0.0
         """How long the last save took; the stage sets it."""
         end, start = (os.environ.get(f"SLURM_JOB_{name}_TIME", "") for name in ("END", "START"))
-        self.end = float(end) if end.isdigit() else float("inf")
-        self.margin = min(MARGIN, 0.1 * (self.end - float(start))) if start.isdigit() else MARGIN
+        start = float(start) if start.isdigit() else 0.0
+        self.end = float(end) if end.isdigit() and float(end) > start else float("inf")  # 0: Slurm says so where there is no end
+        self.margin = min(MARGIN, 0.1 * (self.end - start))
         self._next = 0.0
 
     def signal(self, number: int) -> None:
@@ -50,8 +53,11 @@ class StopSign:
         self.signalled = max(self.signalled, CAUSES.index(signal.Signals(number).name))
 
     def watch(self, run_dir: str | Path) -> bool:
-        """Look for `stop` in this folder from now on, on rank 0; a file that stands there already is removed. Was there one?"""
+        """Look for `stop` in this folder from now on, on rank 0; a file that was left over there is removed. Was there one?"""
         self.path = Path(run_dir) / "stop"
+        with contextlib.suppress(OSError):
+            if self.path.read_text(errors="replace").split() == ["requeue", os.environ.get("SLURM_JOB_ID")]:
+                return False
         return self.obeyed()
 
     def obeyed(self) -> bool:

@@ -181,6 +181,8 @@ def _as(value: object, hint):
         return _NO
     if hint is str:
         return value if isinstance(value, str) else _NO
+    if hint is int and isinstance(value, int):
+        return value  # a float would round it above 2^53
     try:
         number_ = float(value) if isinstance(value, (int, float, str)) else None
     except ValueError:

@@ -59,7 +59,7 @@ class Watchdog:
         self.interval = min(1.0, max(0.1, timeout / 20))
         self._now = (0, "start", 0)  # beats, phase, images: replaced as a whole, so that no lock is needed
         self._began, self._usual = time.monotonic(), {}  # seconds that a beat of each phase takes
-        self._stalled, self._heard = 0.0, time.monotonic()
+        self._still, self._heard = (self._now, 0.0), time.monotonic()  # seconds since that beat
         self._verdict = self._look = self._zero = None
         self._lost = self._cleared = self._cut = False
         self._closed, self._training = threading.Event(), threading.get_ident()
@@ -98,14 +98,23 @@ class Watchdog:
         usual = self._usual.get(phase)
         return self.first_timeout if usual is None else max(self.timeout, min(self.first_timeout, 3 * usual))
 
+    def _stalled(self) -> float:
+        """Seconds since the last beat; the time before it counts no more from the beat on, whenever this is asked."""
+        beat, seconds = self._still
+        return seconds if beat is self._now else 0.0
+
+    def _over(self, more: float = 0.0) -> bool:
+        limit = self._limit()  # before the time: a beat in between ends both
+        return self._stalled() > limit + more
+
     def _watch(self) -> None:
-        tick, seen, last = self.interval / 2, self._now, time.monotonic()
+        tick, last = self.interval / 2, time.monotonic()
         while not self._closed.wait(tick):
             now = time.monotonic()
             step, last = min(now - last, 2 * tick), now
-            self._stalled = self._stalled + step if self._now is seen else 0.0
-            seen = self._now
-            over = self._stalled > self._limit()
+            beat = self._now
+            self._still = (beat, self._still[1] + step if beat is self._still[0] else 0.0)
+            over = self._over()
             if self._verdict is None and over and self._board is None:
                 entry = self._entry()
                 self._verdict = {"speaker": 0, "kill": [], "text": f"hung: {Blame([0]).sentence({0: entry})}{self._hint()}"}
@@ -129,7 +138,7 @@ class Watchdog:
                 self._zero = self._zero or self._board.read([0])[0]
                 # one after the other, so that a thousand ranks don't all read a thousand posts
                 turn = min(self.world.rank, 32) * self.interval / 4
-                if self._verdict is None and (self._lost or self._stalled > self._limit() + turn):
+                if self._verdict is None and (self._lost or self._over(turn)):
                     self._judge()
                 else:
                     self._look = None
@@ -201,7 +210,8 @@ class Watchdog:
                 files.write_json(status, {"exit": 1, "reason": text})
 
     def _hint(self) -> str:
-        return f"; raise {self.stage}.timeout if that is no hang"
+        key = "first_timeout" if self._usual.get(self._now[1]) is None else "timeout"
+        return f"; raise {self.stage}.{key} if that is no hang"
 
     def _entry(self) -> dict:
         beats, phase, images = self._now
@@ -210,8 +220,8 @@ class Watchdog:
             "beats": beats,
             "phase": phase,
             "images": images,
-            "stalled": self._stalled,
-            "over": self._stalled > self._limit(),
+            "stalled": self._stalled(),
+            "over": self._over(),
             "at": _place(self._training),
             "calls": collective_calls() if self._board is not None else 0,
             "closed": False,

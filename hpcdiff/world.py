@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from hpcdiff.errors import Stopped, UserError, disk_error
+from hpcdiff.errors import Busy, Stopped, UserError, disk_error
 from hpcdiff.stop import ITSELF, StopSign
 
 STAGES = ("simulate", "project", "train", "sample", "evaluate")
@@ -96,23 +96,22 @@ class World:
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
         """Work that may fail on one rank: a UserError or Stopped on any is raised on every rank. Collective at the end."""
-        error = stopped = None
+        kind, said = "", ""
         try:
             yield
-        except UserError as raised:
-            error = str(raised)
-        except Stopped as raised:
-            stopped = str(raised)
+        except (UserError, Stopped) as raised:
+            kind, said = type(raised).__name__, str(raised)
         except (OSError, RuntimeError) as raised:
-            error = disk_error(raised)
-            if error is None:
+            said = disk_error(raised)
+            if said is None:
                 raise
-        if not self.any(error is not None or stopped is not None):
+            kind = "UserError"
+        if not self.any(bool(kind)):
             return
-        ends = self.allgather([error, stopped])
-        for k, kind in enumerate((UserError, Stopped)):
-            if first := next((end[k] for end in ends if end[k] is not None), None):
-                raise kind(first)
+        ends = self.allgather([kind, said])
+        for raised in (Busy, UserError, Stopped):
+            if (first := next((said for kind, said in ends if kind == raised.__name__), None)) is not None:
+                raise raised(first)
 
     def stop_agreed(self) -> bool:
         """Has any rank been told to stop? The same answer on every rank. Collective."""
@@ -241,8 +240,8 @@ class TorchWorld(World):
 def _environment_of_srun() -> None:
     tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
     if tasks > 1 and "SLURM_PROCID" in os.environ:
-        first = re.match(r"([^,\[]+)(?:\[([^],-]+))?", os.environ.get("SLURM_STEP_NODELIST", "127.0.0.1"))
-        host = first[1] + (first[2] or "")  # node[07-09,12] begins with node07
+        first = re.match(r"([^,\[]|\[[^]]*\])+", os.environ.get("SLURM_STEP_NODELIST", "127.0.0.1"))[0]
+        host = re.sub(r"\[([^],-]+)[^]]*\]", r"\1", first)  # node[07-09,12] begins with node07, rack[1-2]node[3-4] with rack1node3
         port = 20000 + int(os.environ.get("SLURM_JOB_ID", "0")) % 20000
         for name, value in {
             "WORLD_SIZE": tasks,

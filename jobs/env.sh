@@ -9,6 +9,7 @@ hpcdiff_setup() {
   local root link venv python stamp want hdf5
   root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
   link=${HPCDIFF_VENV:-$root/.venv}
+  [ ! -d "$link" ] || [ -L "$link" ] || link=$link/.venv # a folder that is there already is not ours to replace
   python=${PYTHON:-python3}
   fail() { echo "hpcdiff env: error: $*" >&2; return 2; }
 
@@ -24,7 +25,7 @@ hpcdiff_setup() {
   fi
   # shellcheck disable=SC1091
   . "$venv/bin/activate"
-  [ "$(readlink "$link")" = "$venv" ] || { rm -rf "$link" && ln -sfn "$venv" "$link"; } 2>/dev/null
+  [ "$(readlink "$link")" = "$venv" ] || { [ -d "$link" ] && [ ! -L "$link" ]; } || ln -sfn "$venv" "$link" 2>/dev/null
   export HDF5_USE_FILE_LOCKING=${HDF5_USE_FILE_LOCKING:-BEST_EFFORT} # scratch file systems often have no locks
 }
 

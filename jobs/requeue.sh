@@ -5,17 +5,20 @@
 #   finish CONFIG ...         0: done; 75: the same job again, or another link of a chain where requeueing is forbidden; else 1
 
 begin() {
-  script=jobs/$1.sbatch stage=${1%%_*} asked=""
+  script=jobs/$1.sbatch stage=${1%%_*} asked=${asked:-} me=$SLURM_JOB_ID
   shift
+  # a task of an array: the plain number of one of them stands for the whole array, and requeueing that would end the others
+  [ -z "${SLURM_ARRAY_TASK_ID:-}" ] || me=${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}_$SLURM_ARRAY_TASK_ID
   run=$(python -m hpcdiff.config get run.dir "$@") || exit 2
   status=$run/$stage.status.json guard=$run/.$stage.requeued # where the stage says how it ended; from where it was requeued
   rm -f "$status" "$run/stop"
   trap ask USR1 TERM # the time limit comes near (--signal), or the job is preempted
+  [ -z "$asked" ] || ask # the signal came between two stages of one job
 }
 
 ask() { # under its own name only when it is whole: an empty file would be the user's, who wants no requeue
-  asked=1
-  [ -e "$run/stop" ] || { echo requeue >"$run/.stop.$$" && mv "$run/.stop.$$" "$run/stop"; } 2>/dev/null
+  asked=1 # the job's number: a stage that is still starting keeps this file, and takes any other for left over
+  [ -e "$run/stop" ] || { echo "requeue $SLURM_JOB_ID" >"$run/.stop.$$" && mv "$run/.stop.$$" "$run/stop"; } 2>/dev/null
 }
 
 step() {
@@ -45,27 +48,30 @@ finish() {
     echo "hpcdiff $stage: stopped by the file stop, so this job is not requeued; the same command goes on"
     rm -f "$guard"; exit 75
   fi
-  shown=$(scontrol -o show job "$SLURM_JOB_ID" 2>/dev/null)
+  shown=$(scontrol -o show job "$me" 2>/dev/null)
   case "$(field JobState) $(field Reason)" in
     *TimeLimit) ;; # over its time all the same: it goes on
     CANCELLED* | COMPLETING* | PREEMPTED*) # by scancel, or Slurm itself requeues what it preempts
       echo "hpcdiff $stage: the job was cancelled, so it is not requeued from here; the same command goes on"
-      exit 75 ;;
+      rm -f "$guard"; exit 75 ;;
   esac
   here=$(mark)
-  [ "$(sed -n 1p "$guard" 2>/dev/null)" != "$here" ] || times=$(($(sed -n 2p "$guard") + 1))
+  [ ! -e "$guard" ] || [ "$(sed -n 1p "$guard")" != "$here" ] || times=$(($(sed -n 2p "$guard") + 1))
   if [ "$times" -ge 2 ]; then
     echo "hpcdiff $stage: error: two restarts in a row came no further, ${here:-from the start}, give the job more time (--time)" >&2
     rm -f "$guard"; exit 1
   fi
   printf '%s\n' "$here" "$times" >"$guard"
-  scontrol requeue "$SLURM_JOB_ID" || chain "$@" # either way the same command goes on
+  scontrol requeue "$me" || chain "$@" # either way the same command goes on
 }
 
 field() { sed -n "s/.* $1=\([^ ]*\).*/\1/p" <<<"$shown" | grep -v -e null -e N/A; }
 
 chain() { # another job with this one's request, which Slurm starts when this one has ended; --signal and the like: SBATCH_SIGNAL, ...
-  local next job argument arguments=() options=(--parsable --dependency=singleton --job-name="${SLURM_JOB_NAME:-hpcdiff-$stage}")
+  local next job argument arguments=() name=${SLURM_JOB_NAME:-hpcdiff-$stage} of options
+  of=$(basename "$run")
+  name=${name%".$of"}.$of # singleton waits for jobs of one name: other runs must not wait for this one
+  options=(--parsable --dependency="singleton,afterany:$me" --job-name="$name")
   for argument; do [ "$argument" = --overwrite ] || arguments+=("$argument"); done # it was done; now it would remove the work
   add() { [ -z "$2" ] || options+=("--$1=$2"); }
   add partition "$(field Partition)"; add account "$(field Account)"; add qos "$(field QOS)"; add time "$(field TimeLimit)"

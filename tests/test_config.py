@@ -38,6 +38,13 @@ def test_auto_takes_its_own_steps_and_start_where_none_are_given(write):
     assert (given.sampler, given.steps, given.init) == ("auto", 20, "prior")
 
 
+def test_a_large_seed_keeps_every_digit(write):
+    assert read_config(write(f"run: {{seed: {2**62 + 1}}}")).run.seed == 2**62 + 1
+    assert read_config(write(""), [f"run.seed={2**62 + 1}"]).run.seed == 2**62 + 1
+    with pytest.raises(UserError, match="at most"):
+        read_config(write(f"run: {{seed: {2**64}}}"))
+
+
 def test_resolved_config_reads_back_to_itself(write):
     c = read_config(write("project: {views: {sightlines: 3}}\ntask: {transform: {sz: log10}}"))
     assert read_config(write(c.to_yaml())).resolved() == c.resolved()

@@ -1,5 +1,6 @@
 """Job scripts: their length, and what they do with each exit status, with Slurm's commands replaced by recorders."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -108,7 +109,7 @@ def test_a_signal_to_the_job_becomes_the_stop_file(slurm, config, name, users):
     touch = 'touch "$RUN/stop"; ' if users else ""
     does = f'{touch}kill -{name} $PPID; sleep 0.5; cp "$RUN/stop" "$RUN/seen"; {status(75, requeue=not users)}; exit 1'
     done, log = slurm("train.sbatch", config, SRUN_DOES=does, RUN=str(run), STAGE="train")
-    assert (run / "seen").read_text() == ("" if users else "requeue\n")
+    assert (run / "seen").read_text() == ("" if users else "requeue 42\n")
     assert ("scontrol requeue 42" in log) != users and done.returncode == (75 if users else 0), done.stderr
     assert not [p.name for p in run.iterdir() if p.name.startswith(".stop")]
 
@@ -147,13 +148,15 @@ def test_where_requeueing_is_forbidden_another_link_is_chained(slurm, config, sc
     assert done.returncode == 0, done.stderr
     link = next(line for line in log.splitlines() if line.startswith("sbatch "))
     assert link.endswith(f" jobs/{script}.sbatch {config} run.seed=3")  # --overwrite would now remove the work
-    request = "dependency=singleton job-name=mine partition=gpu account=a1 time=12:00:00 mem=64G output=/x/y.log nodes=2 cpus-per-task=8"
+    request = "dependency=singleton,afterany:42 job-name=mine.run partition=gpu account=a1 time=12:00:00 mem=64G output=/x/y.log nodes=2 cpus-per-task=8"
     for option in request.split():
         assert f"--{option} " in link
     assert not any(f"--{option}" in link for option in ("qos", "array", "constraint", "mem-per-cpu"))
+    _, log = slurm(f"{script}.sbatch", *arguments, SRUN_DOES=does, RUN=run, STAGE=stage, REQUEUE_DOES="exit 1", SLURM_JOB_NAME="mine.run")
+    assert log.count("--job-name=mine.run ") == 2  # the link after it, too; a chain must not wait for the user's other runs
     # what waited for this job waits for the next link: 51 and 52, not 50, which waits for job 420
     assert [line for line in log.splitlines() if "update" in line] == [
-        f"scontrol update JobId={job} Dependency=afterok:101" for job in (51, 52)
+        f"scontrol update JobId={job} Dependency=afterok:{link}" for link in (101, 102) for job in (51, 52)
     ]
 
 
@@ -171,6 +174,34 @@ def test_requeues_without_progress_end(slurm, config, stage):
     code, requeues, said = once(256)
     assert code == 1 and requeues == 6 and said.count("came no further") == 1
     assert once(256)[:2] == (0, 7)  # who starts it again may try again
+
+
+def test_a_run_that_never_saves_is_restarted_twice(slurm, config):
+    run = str(config.parent / "run")
+    codes = [slurm("train.sbatch", config, SRUN_DOES=status(75, requeue=True), RUN=run, STAGE="train")[0].returncode for _ in range(3)]
+    assert codes == [0, 0, 1]
+
+
+def test_the_environment_never_replaces_a_folder_of_the_users(tmp_path):
+    """HPCDIFF_VENV=/scratch/me is a place, not something to remove."""
+    text = b"".join((ROOT / name).read_bytes() for name in ("requirements.lock", "setup.cfg", "jobs/env.sh"))
+    name = hashlib.sha256(text).hexdigest()[:16]
+    place = tmp_path / "me"
+    for made in (tmp_path / f"me-{name}", place / f".venv-{name}"):  # as if it had been built
+        (made / "bin").mkdir(parents=True)
+        (made / "bin" / "activate").write_text("HERE=yes\n")
+        (made / ".ready").touch()
+    (place / "precious").touch()
+    for _ in range(2):
+        done = subprocess.run(
+            ["bash", "-c", ". jobs/env.sh && echo $HERE"],
+            cwd=ROOT,
+            env=environment(HPCDIFF_VENV=str(place)),
+            capture_output=True,
+            text=True,
+        )
+        assert done.stdout == "yes\n", done.stderr
+        assert (place / "precious").exists() and (place / ".venv").readlink() == place / f".venv-{name}"
 
 
 def test_the_pipeline_is_a_chain(slurm, config):

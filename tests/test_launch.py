@@ -10,7 +10,7 @@ import pytest
 from conftest import LAUNCHERS, ROOT, environment, make_maps, refused, run, start
 
 from hpcdiff import launch, world
-from hpcdiff.errors import UserError
+from hpcdiff.errors import Busy, Stopped, UserError
 
 
 def config(tmp_path, text=""):
@@ -75,9 +75,12 @@ def test_srun_variables_become_torchs(monkeypatch):
     for name, value in {"STEP_NUM_TASKS": "4", "PROCID": "3", "LOCALID": "1", "JOB_ID": "7", "STEP_NODELIST": "gpu[07-09,12],cpu1"}.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
     world._environment_of_srun()
-    import os
-
     assert [os.environ[k] for k in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR")] == ["4", "3", "1", "gpu07"]
+    for nodes, first in {"n1": "n1", "n1,n2": "n1", "r[1-2]n[03,7-9]-ib,r5n1": "r1n03-ib", "nid[000512]": "nid000512"}.items():
+        monkeypatch.delenv("MASTER_ADDR")
+        monkeypatch.setenv("SLURM_STEP_NODELIST", nodes)
+        world._environment_of_srun()
+        assert os.environ["MASTER_ADDR"] == first
 
 
 def test_plain_srun_like_processes_form_one_world(tmp_path):
@@ -107,6 +110,8 @@ def test_a_second_run_on_one_folder_is_refused_while_the_first_works(tmp_path):
             time.sleep(0.02)
         time.sleep(0.2)
         refused(run("simulate", path), "another simulate is at work", f"pid {first.pid}")
+        refused(run("simulate", path, ranks=2), "another simulate is at work", f"pid {first.pid}")
+        assert not (tmp_path / "run" / "simulate.status.json").exists(), "the first is at work: how it ends is its own to say"
     finally:
         first.kill()
         first.wait()
@@ -123,7 +128,7 @@ def test_failing_together():
         rank, size = 1, 3
 
         def allgather(self, value):
-            return [[None, None], value, ["rank 2 said this, there, so", None]]
+            return [["", ""], value, ["UserError", "rank 2 said this, there, so"]]
 
     with pytest.raises(UserError, match="rank 2 said this"), Three().together():
         pass
@@ -131,6 +136,10 @@ def test_failing_together():
         raise UserError("mine")
     with pytest.raises(UserError, match="disk is full"), Three().together():
         raise OSError(28, "No space left on device", "somewhere")
+    with pytest.raises(Busy, match="at work"), Three().together():  # stays what it is: the status file is the other's
+        raise Busy("another train is at work")
+    with pytest.raises(Stopped), world.World().together():
+        raise Stopped("")
     with pytest.raises(KeyError), world.World().together():
         raise KeyError("a fault of ours is not dressed up")
 
@@ -145,24 +154,29 @@ def test_a_fault_of_ours_is_a_traceback_and_status_1(tmp_path, capsys):
 
 
 ONE_FAILS = """
-import sys
+import os, sys, time
 from hpcdiff import launch
-from hpcdiff.errors import UserError
+from hpcdiff.errors import Busy, Stopped, UserError
 launch.PATIENCE = 1.0
 def work(config, world):
     if world.rank == int(sys.argv[2]):
         raise UserError("its disk is gone", "node 7", "mount it")
+    if sys.argv[3] == "others die":
+        time.sleep(0.5)
+        os._exit(1)
     while True:
         world.allgather(world.rank)
-sys.exit(launch.run_stage(sys.argv[1], lambda config: [], work, lambda config: [], sys.argv[3:]))
+sys.exit(launch.run_stage(sys.argv[1], lambda config: [], work, lambda config: [], sys.argv[4:]))
 """
 
 
-@pytest.mark.parametrize(("stage", "fails"), [("project", 1), ("project", 0), ("train", 1)])
-def test_an_error_of_one_rank_alone_ends_all(tmp_path, stage, fails):
+@pytest.mark.parametrize(
+    ("stage", "fails", "others"), [("project", 1, "work"), ("project", 0, "work"), ("train", 1, "work"), ("train", 1, "others die")]
+)
+def test_an_error_of_one_rank_alone_ends_all(tmp_path, stage, fails, others):
     (tmp_path / "one.py").write_text(ONE_FAILS)
     command = LAUNCHERS["mpirun" if stage == "project" else "torchrun"](3 if stage == "project" else 2)
-    command = [*command, str(tmp_path / "one.py"), stage, str(fails), str(config(tmp_path))]
+    command = [*command, str(tmp_path / "one.py"), stage, str(fails), others, str(config(tmp_path))]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment(PYTHONPATH=str(ROOT)), timeout=60)
     if stage == "project":
         refused(done, "its disk is gone", "node 7")

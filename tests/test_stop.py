@@ -153,6 +153,7 @@ def test_a_vote_without_other_ranks():
         (None, 301, 0, False),
         (None, 299, 0, True),
         (None, None, 0, False),
+        (1_800_000_000, -1_800_000_000, 0, False),  # END is 0: no end
     ],
 )
 def test_the_end_of_the_slurm_job(monkeypatch, long, left, save_seconds, wants):
@@ -182,6 +183,21 @@ def test_the_file_is_looked_at_once_a_second_at_most(tmp_path, monkeypatch):
     assert sign.look(False) == 0  # no other rank looks
     assert CAUSES[sign.look(True)] == "the file stop"
     assert sign.obeyed() and not (tmp_path / "stop").exists() and not sign.obeyed()
+
+
+@pytest.mark.parametrize(
+    ("content", "job", "kept"),
+    [("requeue 42\n", "42", True), ("requeue 41\n", "42", False), ("", "42", False), ("requeue 42\n", None, False)],
+)
+def test_a_signal_that_came_while_the_stage_was_starting_is_not_lost(tmp_path, monkeypatch, content, job, kept):
+    """torchrun takes many seconds; what the job script wrote meanwhile is this job's, and all else was left over."""
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    if job:
+        monkeypatch.setenv("SLURM_JOB_ID", job)
+    (tmp_path / "stop").write_text(content)
+    sign = StopSign()
+    assert sign.watch(tmp_path) != kept and (tmp_path / "stop").exists() == kept
+    assert CAUSES[sign.look(True)] == ("the job script" if kept else "")
 
 
 def test_the_users_file_counts_before_all_else(tmp_path):

@@ -186,6 +186,22 @@ def test_the_first_beat_of_each_phase_may_compile_and_later_ones_what_they_took_
         dog.close()
 
 
+def test_what_a_beat_has_ended_is_not_held_against_the_next_phase(tmp_path):
+    """A first validation may take longer than a step may; what is posted right after it must not say that the step hangs."""
+    dog = Watchdog(World(), "train", tmp_path, 30.0, 0.4)
+    try:
+        for phase in ("step", "step", "validate"):
+            dog.beat(phase)
+        time.sleep(0.9)
+        before = dog._entry()
+        dog.beat("step")
+        after = dog._entry()
+    finally:
+        dog.close()
+    assert before["stalled"] > 0.5 and not before["over"], "the first validation has its own, longer limit"
+    assert after["stalled"] == 0 and not after["over"]
+
+
 def test_a_timeout_above_torchs_own_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"train\.timeout"):
         Watchdog(World(), "train", tmp_path, 8000.0, 300.0)

@@ -13,12 +13,21 @@ from concurrent.futures import ThreadPoolExecutor
 
 from hpcdiff import files
 from hpcdiff.errors import Busy, Stopped
+from hpcdiff.stop import StopSign
 from hpcdiff.sweep.members import Member
 from hpcdiff.sweep.spec import Sweep
-from hpcdiff.sweep.state import DONE, state
+from hpcdiff.sweep.state import DONE, FAILED, state
 
 LAUNCHER = ("SLURM_", "OMPI_", "PMI", "TORCHELASTIC", "RANK", "WORLD_SIZE", "LOCAL_", "MASTER_")
 """Variables by which a stage would take itself for one rank of ours."""
+KEPT = ("SLURM_JOB_START_TIME", "SLURM_JOB_END_TIME")
+"""Of these a stage needs the job's times: it saves before the end."""
+
+
+def stage_environment(gpu: str | None) -> dict[str, str]:
+    """The environment of a stage that runs alone, on this GPU if one is named."""
+    kept = {k: v for k, v in os.environ.items() if k in KEPT or not k.startswith(LAUNCHER)}
+    return kept if gpu is None else {**kept, "CUDA_VISIBLE_DEVICES": gpu}
 
 
 def graphics() -> list[str]:
@@ -36,7 +45,7 @@ class Crew:
 
     def __init__(self, sweep: Sweep, places: int) -> None:
         self.sweep, self.places = sweep, places
-        self.stopping = threading.Event()
+        self.stopping, self.sign = threading.Event(), StopSign()
         self.running: set[subprocess.Popen] = set()
         self.lock = threading.Lock()
         gpus, self.free = graphics(), queue.SimpleQueue()
@@ -51,16 +60,13 @@ class Crew:
                 process.send_signal(signal.SIGTERM)
 
     def _stage(self, member: Member, stage: str, gpu: str | None) -> int:
-        environment = {k: v for k, v in os.environ.items() if not k.startswith(LAUNCHER)}
-        if gpu is not None:
-            environment["CUDA_VISIBLE_DEVICES"] = gpu
         words = [sys.executable, "-m", f"hpcdiff.{stage}", str(member.folder / "config.yaml")]
         with open(member.folder / "output.log", "a") as log:
             with self.lock:  # a stop either prevents this process or sees it
                 if self.stopping.is_set():
                     return 75
                 # a group of its own: Ctrl-C reaches it through us, once
-                process = subprocess.Popen(words, env=environment, stdout=log, stderr=log, start_new_session=True)
+                process = subprocess.Popen(words, env=stage_environment(gpu), stdout=log, stderr=log, start_new_session=True)
                 self.running.add(process)
             try:
                 return process.wait()
@@ -72,7 +78,7 @@ class Crew:
         gpu = self.free.get()
         try:
             for stage in self.sweep.stages:
-                if self.stopping.is_set():
+                if self.stopping.is_set() or self.sign.look(main=True):
                     return
                 print(f"{member.name}: {stage}", flush=True)
                 code = self._stage(member, stage, gpu)
@@ -91,7 +97,7 @@ def run_here(sweep: Sweep, members: list[Member], places: int) -> None:
     """Run what is not finished of these members, `places` at a time.
 
     Raises:
-        Busy: another process runs this sweep. Stopped: a signal came; every stage has saved.
+        Busy: another process runs this sweep. Stopped: a signal, a file `stop` or the end of the Slurm job came; every stage has saved.
     """
     lock = files.Lock(sweep.folder / ".sweep.lock")
     if not lock.acquire():
@@ -107,7 +113,6 @@ def run_here(sweep: Sweep, members: list[Member], places: int) -> None:
         for number, handler in before.items():
             signal.signal(number, handler)
         lock.release()
-    if crew.stopping.is_set():
-        left = sum(state(m.folder, sweep.stages)[0] != DONE for m in members)
-        if left:
-            raise Stopped(f"{left} members are not finished; the same command goes on with them")
+    left = sum(state(m.folder, sweep.stages)[0] not in (DONE, FAILED) for m in members)
+    if left:
+        raise Stopped(f"{left} members are not finished; the same command goes on with them")

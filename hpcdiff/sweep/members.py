@@ -122,9 +122,16 @@ def refuse_change(sweep: Sweep, members: list[Member]) -> None:
 
 
 def write_members(sweep: Sweep, members: list[Member]) -> None:
-    """Write each member's `config.yaml`, then `members.json`: where that is, all are; nothing is written twice."""
+    """Write each member's `config.yaml`, then `members.json`: where that is, all are; nothing is written twice.
+
+    Raises:
+        UserError: a folder of another member bears the number of one of these, by which jobs/sweep.sbatch finds it.
+    """
     if (sweep.folder / "members.json").exists():
         return
+    for m in members:
+        if other := next((p for p in sweep.folder.glob(f"{m.number:03d}-*") if p.name != m.name), None):
+            raise UserError("this was left by another sweep, which was killed before it began", other, "remove it, or take another dir")
     for m in members:
         m.folder.mkdir(parents=True, exist_ok=True)
         files.write_atomic(m.folder / "config.yaml", m.config.to_yaml())

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from hpcdiff import files
+
 DONE, FAILED, UNFINISHED, WAITING = "done", "failed", "unfinished", "not started"
 PRODUCTS = {"train": "model", "sample": "samples.h5", "evaluate": "metrics.json"}
 
@@ -28,3 +30,11 @@ def state(folder: Path, stages: list[str]) -> tuple[str, str]:
         if not (folder / PRODUCTS[stage]).exists():
             return UNFINISHED, f"{stage} ended, but {PRODUCTS[stage]} is gone"
     return DONE, ""
+
+
+def forget_lost(folder: Path, stages: list[str]) -> None:
+    """Remove what a stage said when it ended well, where what it made is gone since: jobs/sweep.sbatch passes over a stage that ended well."""
+    for stage in stages:
+        path = folder / f"{stage}.status.json"
+        if path.exists() and state(folder, [stage])[0] == UNFINISHED and not (folder / PRODUCTS[stage]).exists():
+            files.remove(path)

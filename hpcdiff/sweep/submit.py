@@ -10,6 +10,7 @@ from hpcdiff import files
 from hpcdiff.errors import UserError
 from hpcdiff.sweep.members import Member
 from hpcdiff.sweep.spec import Sweep
+from hpcdiff.sweep.state import forget_lost
 
 SCRIPT = Path("jobs/sweep.sbatch")
 
@@ -55,6 +56,8 @@ def submit(sweep: Sweep, members: list[Member]) -> str:
     ours = [m for m in members if m.number not in waiting]
     if not ours:
         return f"{len(members)} members are in the queue already"
+    for m in ours:
+        forget_lost(m.folder, sweep.stages)
     array = ranges([m.number for m in ours]) + (f"%{sweep.throttle}" if sweep.throttle else "")
     done = _call("sbatch", "--parsable", f"--array={array}", *sweep.sbatch, str(SCRIPT), str(sweep.folder), *sweep.stages)
     job = done.stdout.strip().partition(";")[0]  # JOB;CLUSTER where there are several

@@ -11,6 +11,8 @@ import pytest
 import yaml
 from conftest import ROOT, environment, make_maps, refused, run
 
+from hpcdiff.sweep.local import stage_environment
+
 BASE = """
 run: {{dir: {dir}/base}}
 task: {{transform: asinh}}
@@ -77,3 +79,20 @@ def test_a_signal_reaches_the_stages_and_the_same_command_goes_on(sweep, tmp_pat
     assert json.loads((long / "train.status.json").read_text())["exit"] == 75
     done = run("sweep", path, "--gather")
     assert "002-seed2-images60000: unfinished" in done.stdout
+
+
+def test_near_the_end_of_a_slurm_job_no_member_begins_and_that_is_said(sweep, tmp_path):
+    path = sweep(stages=["train"], vary={"run.seed": [0, 1]})
+    now = int(time.time())
+    times = {"SLURM_JOB_START_TIME": str(now - 7000), "SLURM_JOB_END_TIME": str(now + 200)}
+    done = run("sweep", path, "--local", "1", **times)
+    assert done.returncode == 75 and "2 members are not finished" in done.stderr, done.stdout + done.stderr
+    assert not list((tmp_path / "s").glob("*/checkpoints"))
+
+
+def test_a_stage_knows_the_jobs_end_but_takes_itself_for_no_rank_of_it(monkeypatch):
+    for name in ("SLURM_JOB_END_TIME", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "WORLD_SIZE", "PMIX_RANK"):
+        monkeypatch.setenv(name, "7")
+    found = stage_environment("GPU-1")
+    assert found["SLURM_JOB_END_TIME"] == "7" and found["CUDA_VISIBLE_DEVICES"] == "GPU-1"
+    assert not {"SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "WORLD_SIZE", "PMIX_RANK"} & set(found)

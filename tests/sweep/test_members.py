@@ -142,6 +142,19 @@ def test_the_command_refuses_and_plans(write, tmp_path):
     refused(run("sweep", write(), "--local", "0"), "--local 0")
 
 
+def test_a_folder_that_bears_a_members_number_is_refused_before_anything_is_written(write, tmp_path):
+    """A task of the array finds its member by its number."""
+    left = tmp_path / "sweep" / "003-lr0.001"
+    left.mkdir(parents=True)
+    sweep = read_sweep(write())
+    with pytest.raises(UserError, match="left by another sweep, .*003-lr0.001, remove it"):
+        write_members(sweep, expand(sweep))
+    assert list((tmp_path / "sweep").iterdir()) == [left]
+    left.rename(left.with_name("099-lr0.001"))
+    write_members(sweep, expand(sweep))
+    assert len(list((tmp_path / "sweep").glob("*/config.yaml"))) == 12
+
+
 def test_members_json_is_plain(write):
     sweep = read_sweep(write(vary={"run.seed": [0], "task.transform": [{"sz": "log10"}]}))
     write_members(sweep, expand(sweep))

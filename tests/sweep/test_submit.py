@@ -34,7 +34,7 @@ def slurm(tmp_path):
         "srun": 'eval "${SRUN_DOES:-true}"',
         "sbatch": '[ -n "${REFUSE:-}" ] && { echo "sbatch: error: $REFUSE" >&2; exit 1; }; echo "$((100 + $(grep -c ^sbatch "$LOG")));cluster"',
         "squeue": '[ -n "${QUEUED:-}" ] || { echo "Invalid job id specified" >&2; exit 1; }; printf "%s\\n" $QUEUED',
-        "scontrol": '[ "$1" = show ] && echo node7; true',
+        "scontrol": '[ "$1" = show ] && echo node7; [ "$1" != requeue ] || [ -z "${FORBIDDEN:-}" ]',
         "scancel": "true",
     }.items():
         (tools / name).write_text(f'#!/bin/bash\necho "{name} $*" >>"$LOG"\n{does}\n')
@@ -101,7 +101,9 @@ def test_sbatchs_refusal_is_one_line_and_forgets_nothing(slurm, sweep, tmp_path)
 def job(slurm, folder, number, does, **more):
     """Runs one task of the array; `does` is what srun does, with $stage the stage's name."""
     does = f'stage=$(echo "$*" | sed "s/.*hpcdiff[.]\\([a-z]*\\) .*/\\1/"); {does}'
-    return slurm("bash", "jobs/sweep.sbatch", folder, *STAGES, SRUN_DOES=does, SLURM_ARRAY_TASK_ID=str(number), **more)
+    return slurm(
+        "bash", "jobs/sweep.sbatch", folder, *STAGES, SRUN_DOES=does, SLURM_ARRAY_JOB_ID="40", SLURM_ARRAY_TASK_ID=str(number), **more
+    )
 
 
 def stages_run(log):
@@ -125,14 +127,29 @@ def test_the_job_runs_its_own_member_and_stops_at_what_fails(slurm, sweep, tmp_p
     assert job(slurm, folder, 9, "true")[0].returncode == 2  # no such member
 
 
+def test_what_is_lost_is_made_again(slurm, sweep, tmp_path):
+    """Who removes metrics.json wants it anew; the job must not take the old status for it."""
+    assert submit(slurm, sweep)[0].returncode == 0
+    member = tmp_path / "s" / "002-seed2"
+    for stage in STAGES:
+        (member / f"{stage}.status.json").write_text('{\n "exit": 0,\n "reason": "x"\n}\n')
+    for product in ("model", "samples.h5"):
+        (member / product).touch()
+    _, calls = submit(slurm, sweep)
+    assert "--array=0-4%3" in calls[0]
+    write = f"printf '{{\n \"exit\": 0\n}}\n' >{member}/$stage.status.json"
+    assert stages_run(job(slurm, tmp_path / "s", 2, write)[1]) == ["evaluate"]
+
+
 def test_a_stopped_member_is_requeued_and_goes_on(slurm, sweep, tmp_path):
     assert submit(slurm, sweep)[0].returncode == 0
     folder, member = tmp_path / "s", tmp_path / "s" / "002-seed2"
     write = f"printf '{{\\n \"exit\": %s\\n}}\\n' $CODE >{member}/$stage.status.json"
     done, log = job(slurm, folder, 2, f"CODE=0; [ $stage = sample ] && CODE=75; {write}")
-    assert done.returncode == 0 and stages_run(log) == ["train", "sample"] and "scontrol requeue 42" in log, done.stderr
+    assert done.returncode == 0 and stages_run(log) == ["train", "sample"], done.stderr
+    assert "scontrol requeue 40_2" in log  # 42 or 40 may stand for the whole array, whose other members would be ended
     done, log = job(slurm, folder, 2, f"CODE=0; {write}")
-    assert done.returncode == 0 and stages_run(log) == ["sample", "evaluate"] and "scontrol requeue 42" not in log
+    assert done.returncode == 0 and stages_run(log) == ["sample", "evaluate"] and not any("requeue" in line for line in log)
 
 
 def test_the_time_limits_signal_becomes_the_stop_file(slurm, sweep, tmp_path):
@@ -140,7 +157,33 @@ def test_the_time_limits_signal_becomes_the_stop_file(slurm, sweep, tmp_path):
     member = tmp_path / "s" / "001-seed1"
     does = f"kill -USR1 $PPID; sleep 1; cat {member}/stop >{member}/seen; printf '{{\\n \"exit\": 75\\n}}\\n' >{member}/$stage.status.json"
     done, log = job(slurm, tmp_path / "s", 1, does)
-    assert (member / "seen").read_text() == "requeue\n" and "scontrol requeue 42" in log and stages_run(log) == ["train"], done.stderr
+    assert (member / "seen").read_text() == "requeue 42\n" and "scontrol requeue 40_1" in log and stages_run(log) == ["train"], done.stderr
+
+
+def test_a_signal_between_two_stages_stops_the_next_one(slurm, sweep, tmp_path):
+    assert submit(slurm, sweep)[0].returncode == 0
+    member = tmp_path / "s" / "001-seed1"
+    write = f"printf '{{\n \"exit\": %s\n}}\n' $CODE >{member}/$stage.status.json"
+    does = f"CODE=0; if [ $stage = train ]; then kill -USR1 $PPID; sleep 0.5; else cp {member}/stop {member}/seen; CODE=75; fi; {write}"
+    done, log = job(slurm, tmp_path / "s", 1, does)
+    assert stages_run(log) == ["train", "sample"] and (member / "seen").read_text() == "requeue 42\n", done.stderr
+    assert "scontrol requeue 40_1" in log
+
+
+def test_a_chain_of_members_goes_on_member_by_member(slurm, sweep, tmp_path):
+    """Links of one name would wait for each other, and for the array's tasks that have not begun."""
+    assert submit(slurm, sweep)[0].returncode == 0
+    member = f"{tmp_path}/s/00$SLURM_ARRAY_TASK_ID-seed$SLURM_ARRAY_TASK_ID"
+    does = f"printf '{{\n \"exit\": 75\n}}\n' >{member}/$stage.status.json"
+    links = []
+    for number in (1, 2):
+        done, log = job(slurm, tmp_path / "s", number, does, FORBIDDEN="1", SLURM_JOB_NAME="hpcdiff-sweep")
+        links += [line for line in log if line.startswith("sbatch")]
+        assert done.returncode == 0 and f"--array={number} " in links[-1] and f"afterany:40_{number} " in links[-1], done.stderr
+        assert links[-1].endswith(f"jobs/sweep.sbatch {tmp_path}/s train sample evaluate")
+    assert [next(w for w in line.split() if w.startswith("--job-name")) for line in links] == [
+        f"--job-name=hpcdiff-sweep.00{n}-seed{n}" for n in (1, 2)
+    ]
 
 
 def test_the_script_is_short_and_valid():
