@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 
-from hpcdiff.simulate import profiles
+from hpcdiff.cosmology import Background
+from hpcdiff.simulate import history, profiles
 from hpcdiff.simulate.plan import Plan
 
 SCATTER_C = 0.16
 """Scatter of the concentration, dex."""
 SCATTER_P = 0.12
-"""Scatter of the pressure's normalisation (standard deviation of its logarithm)."""
+"""Scatter of the pressure's normalisation (standard deviation of its logarithm), beside that of the turbulence."""
+SCATTER_X = 0.3
+"""Scatter of the X-ray luminosity at given gas mass and class (standard deviation of its logarithm)."""
+SCATTER_TURBULENCE = 0.3
+"""Scatter of the turbulent part of the pressure (standard deviation of its logarithm)."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +27,10 @@ class Cluster:
     """The latent numbers of a cluster; lengths comoving Mpc, masses Msun."""
 
     halo_id: int
+    formation: float
+    """Formation time, standard normal; above 0 is early."""
+    cool_core: bool
+    disturbed: bool
     mass: float
     radius: float
     position: np.ndarray
@@ -45,7 +55,9 @@ class Cluster:
     scale: float
     """Radius over R200m beyond which the gas steepens."""
     pressure: float
-    """Pressure over the debiased profile."""
+    """Pressure, thermal and turbulent, over that of the mean cluster."""
+    turbulence: float
+    """Turbulent part of the pressure over that of the mean cluster."""
     subhalo_fraction: float
     """Mass in subhalos over M200m, resolved or not."""
     offset: np.ndarray
@@ -58,6 +70,10 @@ class Cluster:
     def columns(self) -> dict[str, float]:
         """Further columns of the halo catalogue."""
         return {
+            "formation_time": self.formation,
+            "formation_scale_factor": history.formation_scale_factor(self.formation),
+            "cool_core": float(self.cool_core),
+            "disturbed": float(self.disturbed),
             "concentration_200m": self.concentration,
             "b_to_a": self.axes[1] / self.axes[2],
             "c_to_a": self.axes[0] / self.axes[2],
@@ -65,6 +81,8 @@ class Cluster:
             "gas_core": self.core,
             "gas_cusp": self.cusp,
             "pressure_factor": self.pressure,
+            "turbulence_factor": self.turbulence,
+            "gas_offset": float(np.linalg.norm(self.offset)),
             "subhalo_fraction": self.subhalo_fraction,
             "mass_500c": self.mass_500c,
             "radius_500c": self.radius_500c,
@@ -75,54 +93,78 @@ def draw_cluster(plan: Plan, cell: int, rng: np.random.Generator) -> Cluster:
     """The first draws of a cell that has a cluster."""
     mass = float(plan.mass[cell])
     radius = float(plan.background.radius(mass))
+    formation, x = history.draw_history(rng)
+    disturbed, cool = formation < history.DISTURBED, x["cool_core"] > NormalDist().inv_cdf(1 - history.COOL_CORES)
     grid, median = median_concentration(plan.background, *plan.config.simulate.mass_range)
-    c = float(np.exp(np.interp(np.log(mass), grid, median) + np.log(10) * SCATTER_C * np.clip(rng.normal(), -3, 3)))
+    c = float(np.exp(np.interp(np.log(mass), grid, median) + np.log(10) * SCATTER_C * x["concentration"]))
     c = max(c, 2.0)
-    b = np.clip(rng.normal(0.78, 0.1), 0.5, 1.0)
-    ratios = np.array([b * np.clip(rng.normal(0.8, 0.1), 0.5, 1.0), b, 1.0])
+    b = np.clip(0.78 + 0.1 * x["roundness"], 0.5, 1.0)
+    ratios = np.array([b * np.clip(0.8 + 0.06 * x["roundness"] + 0.08 * rng.normal(), 0.5, 1.0), b, 1.0])
     light = np.clip(np.log10(1e15 / mass), 0, 1.5)  # lighter clusters lose more of their gas, and more unevenly
-    fraction = np.clip(0.9 * np.exp((0.1 + 0.1 * light) * rng.normal()), 0.35, 1.2)
-    cool = rng.random() < 0.4
-    rotation = _rotation(rng.normal(size=4))
+    fraction = np.clip(0.9 * np.exp((0.1 + 0.1 * light) * x["gas_fraction"]), 0.35, 1.2)
     tilt = _rotation(np.array([1.0, *rng.normal(0, 0.1, 3)]))
     m500, r500 = profiles.critical(mass, radius, c, 500, plan.background)
-    filaments = rng.normal(size=(3, 3))
-    filaments[0] = rotation[:, 2] + 0.3 * filaments[0]  # halos point along their filament
+    axes = plan.environment.axes(plan.corner(cell) + plan.place[cell])
+    filaments = np.array([1, -1, 1])[:, None] * axes[[0, 0, 1]] + 0.3 * rng.normal(size=(3, 3))
+    rotation = _toward_axis(_rotation(rng.normal(size=4)), axes[0] + 0.3 * rng.normal(size=3))  # halos point along their filament
+    cusp, slope = float(rng.uniform(0.2, 0.5) if cool else rng.uniform(0, 0.3)), float(np.clip(rng.normal(2.0, 0.15), 1.6, 2.4))
+    scale, core = float(0.5 * np.exp(0.25 * rng.normal())), 0.05 if cool else 0.1
+    core = profiles.core_of_luminosity(radius, core, cusp, slope, scale, np.exp(SCATTER_X * x["xray"]))
+    offset = 0.04 * radius * np.exp(0.5 * x["offset"]) * (2 if disturbed else 1)
+    direction = rng.normal(size=3)
     return Cluster(
         halo_id=int(plan.halo_id[cell]),
+        formation=formation,
+        cool_core=bool(cool),
+        disturbed=bool(disturbed),
         mass=mass,
         radius=radius,
-        position=plan.cell * (0.5 + rng.uniform(-0.1, 0.1, 3)),
+        position=plan.place[cell],
         concentration=c,
         axes=ratios / np.cbrt(ratios.prod()),
         gas_axes=np.sqrt(ratios / np.cbrt(ratios.prod())),
         rotation=rotation,
         gas_rotation=tilt @ rotation,
         gas_fraction=float(fraction),
-        core=float((0.05 if cool else 0.1) * np.exp(0.3 * rng.normal())),
-        cusp=float(rng.uniform(0.2, 0.5) if cool else rng.uniform(0, 0.3)),
-        slope=float(np.clip(rng.normal(2.0, 0.15), 1.6, 2.4)),
-        scale=float(0.5 * np.exp(0.25 * rng.normal())),
-        pressure=float(np.exp(SCATTER_P * rng.normal() - SCATTER_P**2 / 2)),
-        subhalo_fraction=float(np.clip(0.1 * np.exp(0.4 * rng.normal()), 0.02, 0.3)),
-        offset=0.025 * radius * rng.normal(size=3),
+        core=core,
+        cusp=cusp,
+        slope=slope,
+        scale=scale,
+        pressure=float(np.exp(SCATTER_P * x["compton_y"] - SCATTER_P**2 / 2)),
+        turbulence=float(np.exp(SCATTER_TURBULENCE * x["turbulence"] - SCATTER_TURBULENCE**2 / 2)),
+        subhalo_fraction=float(np.clip(0.1 * np.exp(0.4 * x["subhalos"]), 0.02, 0.3)),
+        offset=offset * direction / np.linalg.norm(direction),
         filaments=filaments / np.linalg.norm(filaments, axis=1, keepdims=True),
         mass_500c=float(m500),
         radius_500c=float(r500),
     )
 
 
-@functools.lru_cache(maxsize=4)
-def median_concentration(background, low: float, high: float) -> tuple[np.ndarray, np.ndarray]:
-    """ln M200m (Msun) and ln c200m of Diemer & Joyce 2019, on a grid."""
+def colossus_cosmology(background: Background):
+    """Tell colossus the cosmology, and return its own object."""
     from colossus.cosmology import cosmology
-    from colossus.halo import concentration
 
     b = background
     numbers = {"H0": 100 * b.h, "Om0": b.Om0, "Ob0": b.Ob0, "sigma8": b.sigma8, "ns": b.ns, "Tcmb0": b.Tcmb0}
-    cosmology.setCosmology("hpcdiff", {"flat": True, "relspecies": False, "persistence": "", **numbers})
+    return cosmology.setCosmology("hpcdiff", {"flat": True, "relspecies": False, "persistence": "", **numbers})
+
+
+@functools.lru_cache(maxsize=4)
+def median_concentration(background: Background, low: float, high: float) -> tuple[np.ndarray, np.ndarray]:
+    """ln M200m (Msun) and ln c200m of Diemer & Joyce 2019, on a grid."""
+    from colossus.halo import concentration
+
+    colossus_cosmology(background)
     mass = np.geomspace(low, high, 24)
-    return np.log(mass), np.log(concentration.concentration(mass * b.h, "200m", 0.0, model="diemer19"))
+    return np.log(mass), np.log(concentration.concentration(mass * background.h, "200m", 0.0, model="diemer19"))
+
+
+def _toward_axis(rotation: np.ndarray, axis: np.ndarray) -> np.ndarray:
+    """The rotation whose last column, the longest axis, points along `axis`, and which is otherwise as the given one."""
+    z = axis / np.linalg.norm(axis)
+    x = rotation[:, 0] - z * (z @ rotation[:, 0])
+    x /= np.linalg.norm(x)
+    return np.stack([x, np.cross(z, x), z], 1)
 
 
 def _rotation(q: np.ndarray) -> np.ndarray:

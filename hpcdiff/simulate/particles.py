@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,10 +17,20 @@ LEAST_GROUP = 30
 """Dark-matter particles of the smallest group of the background."""
 IN_GROUPS = 0.45
 """Part of the background's mass in groups."""
+SHALLOW = 1.4
+"""The part of the subhalos within a radius is that of the mass to this power: fewer in the centre (Han et al. 2016)."""
+STRIPPED = 5e12
+"""Subhalos lighter than this, Msun, have lost all gas."""
+LARGEST = 0.5
+"""Heaviest subhalo over M200m."""
+CLUSTERING = 1.0
+"""Groups are exp(CLUSTERING x linear overdensity) times as many."""
 SHOCK = 2.0
 """Radius over R200m of the accretion shock, where the cluster's pressure ends."""
 _X = np.geomspace(1e-3, 1.0, 200)
-_CLUMP = profiles.Radial(_X, profiles.nfw_density(8 * _X))
+CONCENTRATIONS = np.array([5.0, 7.0, 10.0, 14.0, 20.0])
+"""Those that subhalos and groups may have."""
+_CLUMPS = [profiles.Radial(_X, profiles.nfw_density(c * _X)) for c in CONCENTRATIONS]
 _GAS_CLUMP = profiles.Radial(_X, (1 + (_X / 0.2) ** 2) ** -1.2)
 
 
@@ -49,7 +60,7 @@ def draw_cell(plan: Plan, cell: int) -> Drawn:
     """The particles of a cell: `plan.n_cell[cell]` of each type, the cluster's first."""
     rng, n = plan.rng(cell), int(plan.n_halo[cell])
     cluster = draw_cluster(plan, cell, rng) if plan.halo_id[cell] >= 0 else None
-    dm, gas, temperature = _background(plan, int(plan.n_background[cell]), cluster, rng)
+    dm, gas, temperature = _background(plan, int(plan.n_background[cell]), cell, cluster, rng)
     pressure = np.zeros(len(gas) + n)
     if cluster is not None:
         halo_dm, halo_gas = _halo(plan, n, cluster, rng)
@@ -73,10 +84,11 @@ def _halo(plan: Plan, n: int, cluster: Cluster, rng: np.random.Generator) -> tup
     n_gas = round(n * _share(gas_inner, gas_outer, r, c.gas_fraction / TOTAL_OVER_M200))
     sub_dm, sub_gas = _subhalos(plan, n_inner, cluster, inner, rng)
     sub_gas = sub_gas[:n_gas]
-    smooth = (inner.draw(rng, n_inner - len(sub_dm))[:, None] * _directions(rng, n_inner - len(sub_dm)) * c.axes) @ c.rotation.T
-    smooth = smooth + Waves(rng, r, 0.15).displacement(smooth)
+    rest = inner.less(len(sub_dm) / max(n_inner, 1), SHALLOW)  # so that all together follow the profile
+    smooth = (rest.draw(rng, n_inner - len(sub_dm))[:, None] * _directions(rng, n_inner - len(sub_dm)) * c.axes) @ c.rotation.T
+    smooth = smooth + Waves(rng, r, 0.15).stirring(smooth)
     gas = (gas_inner.draw(rng, n_gas - len(sub_gas))[:, None] * _directions(rng, n_gas - len(sub_gas)) * c.gas_axes) @ c.gas_rotation.T
-    gas = gas + Waves(rng, r, 0.3).displacement(gas) + c.offset
+    gas = gas + Waves(rng, r, 0.3).stirring(gas) + c.offset
     infall = outer.draw(rng, n - n_inner)[:, None] * _toward(rng, n - n_inner, c.filaments, 0.6)
     gas_infall = gas_outer.draw(rng, n - n_gas)[:, None] * _toward(rng, n - n_gas, c.filaments, 0.5)
     return np.concatenate([smooth, sub_dm, infall]), np.concatenate([gas, sub_gas, gas_infall])
@@ -89,31 +101,43 @@ def _share(inner: profiles.Radial, outer: profiles.Radial, radius: float, wanted
 
 
 def _subhalos(plan: Plan, n_inner: int, c: Cluster, inner: profiles.Radial, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Dark matter and gas of the subhalos about the cluster's centre."""
-    least, most, unresolved = LEAST_SUBHALO * plan.m_dm / (1 - plan.f_baryon) / c.mass, 0.3, 1e-4
-    if least >= most:
+    """Dark matter and gas of the subhalos about the cluster's centre.
+
+    Evolved mass function of Jiang & van den Bosch 2016: dN/dln psi ~ psi^-0.82 exp(-50 psi^4), psi = m/M200m, of the cluster's own
+    normalisation; radial distribution shallower than the mass, `SHALLOW`.
+    """
+    least, unresolved = LEAST_SUBHALO * plan.m_dm / (1 - plan.f_baryon) / c.mass, 1e-4
+    if least >= LARGEST:
         return np.empty((0, 3)), np.empty((0, 3))
-    resolved = (most**0.1 - least**0.1) / (most**0.1 - unresolved**0.1)
-    x = _masses(rng, least, most, 0.1, c.subhalo_fraction * resolved)
+    resolved = (LARGEST**0.18 - least**0.18) / (LARGEST**0.18 - unresolved**0.18)
+    x = _masses(rng, least, LARGEST, 0.82, lambda psi: np.exp(-50 * psi**4), c.subhalo_fraction * resolved)
+    r = np.interp(rng.random(len(x)) ** (1 / SHALLOW), inner.cumulative, inner.r)
+    if c.disturbed:  # the one that is falling in
+        x, r = np.append(np.exp(rng.uniform(np.log(0.05), np.log(0.2))), x), np.append(rng.uniform(0.3, 0.8) * c.radius, r)
     n_dm = np.rint(x * c.mass * (1 - plan.f_baryon) / plan.m_dm).astype(int)
     keep = np.cumsum(n_dm) <= 0.5 * n_inner
-    x, n_dm = x[keep], n_dm[keep]
-    r = np.interp(rng.random(len(x)) ** (1 / 1.4), inner.cumulative, inner.r)  # shallower than the mass (Han et al. 2016)
+    x, n_dm, r = x[keep], n_dm[keep], r[keep]
     centre = (r[:, None] * _directions(rng, len(x)) * c.axes) @ c.rotation.T
     size = plan.background.radius(x * c.mass) * np.clip(0.8 * (r / c.radius) ** 0.7, 0.1, 1)  # stripped to the tidal radius
-    dm = _clumps(rng, n_dm, centre, size)
-    n_gas = np.floor(0.7 * n_dm * np.clip(r / c.radius, 0, 1)).astype(int)
-    lag = 0.4 * size[:, None] * _directions(rng, len(x))  # ram pressure
-    return dm, _clumps(rng, n_gas, centre + lag, 1.3 * size, _GAS_CLUMP)
+    dm = _clumps(rng, n_dm, centre, size, _concentrations(rng, x * c.mass))
+    left = np.clip(1.5 * r / c.radius, 0, 1) * (x * c.mass > STRIPPED)  # of their gas; the more, the farther out
+    n_gas = np.floor(0.7 * n_dm * left).astype(int)
+    lag = 0.25 * size[:, None] * _directions(rng, len(x))  # ram pressure
+    return dm, _clumps(rng, n_gas, centre + lag, size)
 
 
-def _background(plan: Plan, n: int, cluster: Cluster | None, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _background(
+    plan: Plan, n: int, cell: int, cluster: Cluster | None, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Groups and diffuse matter of a cell: dark matter, gas (n, 3) and the groups' temperature at the gas (n,)."""
-    dm, gas, temperature = _groups(plan, n, cluster, rng)
+    dm, gas, temperature = _groups(plan, n, cell, cluster, rng)
     n_dm, n_gas = n - len(dm), n - len(gas)
-    waves = Waves(rng, plan.cell, 0.7, periodic=True)
     diffuse = rng.uniform(0, plan.cell, (n_gas, 3))
-    diffuse = (diffuse + waves.displacement(diffuse)) % plan.cell
+    diffuse = diffuse + plan.environment.displacement(plan.corner(cell) + diffuse)
+    if cluster is not None:  # what stood in the cluster's place is part of it
+        away = diffuse - cluster.position
+        r = np.linalg.norm(away, axis=1, keepdims=True)
+        diffuse = cluster.position + away * np.cbrt(1 + (cluster.radius / np.maximum(r, 1e-9)) ** 3)
     # the intergalactic gas follows the dark matter
     moved = diffuse[:n_dm] + 0.3 * rng.normal(size=(n_dm, 3))
     return (
@@ -123,47 +147,68 @@ def _background(plan: Plan, n: int, cluster: Cluster | None, rng: np.random.Gene
     )
 
 
-def _groups(plan: Plan, n: int, cluster: Cluster | None, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Small halos outside the cluster, half of them along its filaments."""
+def _groups(plan: Plan, n: int, cell: int, cluster: Cluster | None, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Small halos outside the cluster: a third along its filaments, the others where the environment is dense."""
     heaviest = min(5e13, 0.3 * plan.config.simulate.mass_range[0]) * (1 - plan.f_baryon)
     least, budget = LEAST_GROUP * plan.m_dm, IN_GROUPS * n * plan.m_dm
     if least >= heaviest or budget < least:
         return np.empty((0, 3)), np.empty((0, 3)), np.empty(0)
-    mass = heaviest * _masses(rng, least / heaviest, 1.0, 1.0, budget / heaviest)
+    mass = heaviest * _masses(rng, least / heaviest, 1.0, 0.9, lambda m: np.exp(-m), budget / heaviest)
     n_dm = np.rint(mass / plan.m_dm).astype(int)
     keep = np.cumsum(n_dm) <= 0.8 * n
     mass, n_dm = mass[keep] / (1 - plan.f_baryon), n_dm[keep]
-    k, size = len(mass), plan.background.radius(mass)
-    centre = rng.uniform(0, plan.cell, (k, 3))
+    k, size, corner, field = len(mass), plan.background.radius(mass), plan.corner(cell), plan.environment
+    sites = rng.uniform(0, plan.cell, (8 * k, 3))
+    weight = np.exp(CLUSTERING * field.overdensity(corner + sites))
+    centre = sites[np.searchsorted(np.cumsum(weight), rng.random(k) * weight.sum()).clip(0, 8 * k - 1)]
+    centre = centre + field.displacement(corner + centre)
     if cluster is not None:
         near = cluster.position + rng.uniform(1.3 * cluster.radius, 0.55 * plan.cell, k)[:, None] * _toward(rng, k, cluster.filaments, 0.8)
-        centre = np.where(rng.random(k)[:, None] < 0.5, _reflect(near, 0, plan.cell), centre)
+        centre = np.where(rng.random(k)[:, None] < 1 / 3, near, centre)
         away = centre - cluster.position
         r = np.linalg.norm(away, axis=1, keepdims=True)
         centre = cluster.position + away * np.maximum(1, (1.2 * cluster.radius + size[:, None]) / np.maximum(r, 1e-9))
     n_gas = np.floor(n_dm * rng.uniform(0.4, 0.9, k)).astype(int)
-    gas = _clumps(rng, n_gas, centre, 1.2 * size, _GAS_CLUMP)
+    gas = _clumps(rng, n_gas, centre, 1.2 * size)
     x = np.linalg.norm(gas - np.repeat(centre, n_gas, axis=0), axis=1) / np.repeat(size, n_gas)
     hot = profiles.virial_temperature(mass, size) * np.exp(0.2 * rng.normal(size=k))
-    return _clumps(rng, n_dm, centre, size), gas, 1.5 * np.repeat(hot, n_gas) / (1 + x) ** 1.2
+    dm = _clumps(rng, n_dm, centre, size, _concentrations(rng, mass))
+    return dm, gas, 1.5 * np.repeat(hot, n_gas) / (1 + x) ** 1.2
 
 
-def _masses(rng: np.random.Generator, least: float, most: float, cut: float, total: float) -> np.ndarray:
-    """Masses with dn/dlnm ~ m^-0.9 exp(-m/cut) between least and most, as many as fit into `total`."""
+def _masses(
+    rng: np.random.Generator, least: float, most: float, slope: float, cut: Callable[[np.ndarray], np.ndarray], total: float
+) -> np.ndarray:
+    """Masses with dn/dlnm ~ m^-slope cut(m) between least and most, as many as fit into `total`."""
     m = np.geomspace(least, most, 200)
-    weight = m**-0.9 * np.exp(-m / cut)
+    weight = m**-slope * cut(m)
     cumulative = np.concatenate([[0], np.cumsum(0.5 * (weight[1:] + weight[:-1]))])
     n = int(4 * total / (np.sum(weight * m) / np.sum(weight))) + 8
     drawn = np.interp(rng.random(n), cumulative / cumulative[-1], m)
     return drawn[np.cumsum(drawn) <= total]
 
 
+def _concentrations(rng: np.random.Generator, mass: np.ndarray) -> np.ndarray:
+    """Which of `CONCENTRATIONS` small halos of these masses (Msun) have: about 10 (m/1e13)^-0.1, scatter 0.16 dex (Diemer & Joyce 2019)."""
+    c = 10 * (mass / 1e13) ** -0.1 * 10 ** (0.16 * rng.normal(size=len(mass)))
+    edges = np.sqrt(CONCENTRATIONS[1:] * CONCENTRATIONS[:-1])
+    return np.searchsorted(edges, c)
+
+
 def _clumps(
-    rng: np.random.Generator, counts: np.ndarray, centre: np.ndarray, size: np.ndarray, profile: profiles.Radial = _CLUMP
+    rng: np.random.Generator, counts: np.ndarray, centre: np.ndarray, size: np.ndarray, kinds: np.ndarray | None = None
 ) -> np.ndarray:
-    """Clumps of the profile, truncated at their size: NFW, or cored as gas is, (counts.sum(), 3)."""
+    """Clumps truncated at their size: NFW of `kinds`, numbers of `CONCENTRATIONS`, or cored as gas is, (counts.sum(), 3)."""
     n = int(counts.sum())
-    return np.repeat(centre, counts, axis=0) + (profile.draw(rng, n) * np.repeat(size, counts))[:, None] * _directions(rng, n)
+    if kinds is None:
+        r = _GAS_CLUMP.draw(rng, n)
+    else:
+        kind, u = np.repeat(kinds, counts), rng.random(n)
+        r = np.empty(n)
+        for number, profile in enumerate(_CLUMPS):
+            chosen = kind == number
+            r[chosen] = np.interp(u[chosen], profile.cumulative, profile.r)
+    return np.repeat(centre, counts, axis=0) + (r * np.repeat(size, counts))[:, None] * _directions(rng, n)
 
 
 def _scale_to_mass(plan: Plan, c: Cluster, halo_dm, halo_gas, dm, gas) -> float:
@@ -177,17 +222,19 @@ def _scale_to_mass(plan: Plan, c: Cluster, halo_dm, halo_gas, dm, gas) -> float:
 
 
 def _pressure(plan: Plan, c: Cluster, gas: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Electron pressure of the cluster at the gas positions, Msun/Mpc^3 (km/s)^2."""
+    """Thermal electron pressure of the cluster at the gas positions, Msun/Mpc^3 (km/s)^2; that of the mean cluster is the debiased profile."""
     about = gas - c.position - c.offset
     r = np.linalg.norm((about @ c.gas_rotation) / c.gas_axes, axis=1)
     p = profiles.debiased_pressure(np.maximum(r, 1e-3 * c.radius) / c.radius_500c)
     p *= np.exp(-((r / (SHOCK * c.radius)) ** 8))
+    x = r / c.radius
+    p *= (1 - profiles.nonthermal(x, c.turbulence)) / (1 - profiles.nonthermal(x, 1.0))
     ripple = Waves(rng, c.radius, 0.12).field(about)
     return c.pressure * profiles.electron_p500(c.mass_500c, c.radius_500c, plan.background) * p * np.exp(ripple - 0.12**2 / 2)
 
 
 class Waves:
-    """A smooth random field of plane waves, of wavelengths 0.2 to 1 `scale`, or whole fractions of it if periodic.
+    """A smooth random field of plane waves, of wavelengths 0.2 to 1 `scale`.
 
     Args:
         rng: the draws.
@@ -195,13 +242,8 @@ class Waves:
         strength: standard deviation of the field.
     """
 
-    def __init__(self, rng: np.random.Generator, scale: float, strength: float, periodic: bool = False, n: int = 12) -> None:
-        if periodic:
-            whole = rng.integers(-2, 3, (n, 3))
-            whole[(whole == 0).all(axis=1)] = 1
-            self.k = 2 * np.pi / scale * whole
-        else:
-            self.k = 2 * np.pi / (scale * np.exp(rng.uniform(np.log(0.2), 0, n)))[:, None] * _directions(rng, n)
+    def __init__(self, rng: np.random.Generator, scale: float, strength: float, n: int = 12) -> None:
+        self.k = 2 * np.pi / (scale * np.exp(rng.uniform(np.log(0.2), 0, n)))[:, None] * _directions(rng, n)
         self.phase = rng.uniform(0, 2 * np.pi, n)
         self.amplitude = strength * np.sqrt(2 / n)
 
@@ -209,9 +251,10 @@ class Waves:
         """The field at x (n, 3), (n,)."""
         return self.amplitude * np.cos(x @ self.k.T + self.phase).sum(axis=1)
 
-    def displacement(self, x: np.ndarray) -> np.ndarray:
-        """The displacement (Mpc) whose convergence is the field: density fluctuations of that strength, (n, 3)."""
-        return -self.amplitude * np.sin(x @ self.k.T + self.phase) @ (self.k / np.sum(self.k**2, axis=1, keepdims=True))
+    def stirring(self, x: np.ndarray) -> np.ndarray:
+        """The displacement (Mpc) whose convergence is the field, density fluctuations of that strength, (n, 3); the centre stays in its place."""
+        wave = np.sin(x @ self.k.T + self.phase) - np.sin(self.phase)
+        return -self.amplitude * wave @ (self.k / np.sum(self.k**2, axis=1, keepdims=True))
 
 
 def _directions(rng: np.random.Generator, n: int) -> np.ndarray:

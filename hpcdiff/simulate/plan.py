@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from hpcdiff.config import Config
 from hpcdiff.cosmology import Background
 from hpcdiff.errors import UserError
+from hpcdiff.simulate.environment import Environment, mesh_cells
 
 TOTAL_OVER_M200 = 1.7
 """Mass of a cluster with its outskirts over its M200m."""
@@ -24,6 +26,8 @@ BYTES_OF_CHUNK = 48 + 40
 """Bytes on disk of a gas and a dark-matter particle in a chunk."""
 BYTES_OF_DRAW = 24 + 24 + 4 + 4
 """Bytes on disk of a gas and a dark-matter particle in a draw."""
+BYTES_OF_MESH = 80
+"""Bytes of a point of the environment's mesh while it is made."""
 BYTES_OF_QUERY = 80e6
 """Bytes of one slab of neighbour distances and of the interpreter."""
 
@@ -37,6 +41,7 @@ class Plan:
         m_dm, m_gas: particle masses, Msun.
         halo_id: int64 (n_cells,), the cluster of each cell, -1 for none.
         mass: float64 (n_cells,), its M200m in Msun, 0 for none.
+        place: float64 (n_cells, 3), its centre in the cell, comoving Mpc.
         n_halo, n_background: int64 (n_cells,), particles OF EACH TYPE of the cluster and of the background.
         first: int64 (n_cells,), particles of each type in the cells before.
         n_total: particles of each type in the box.
@@ -77,6 +82,14 @@ class Plan:
         self.halo_id[cells] = np.arange(n)
         self.mass = np.zeros(self.n_cells)
         self.mass[cells] = low * (high / low) ** strata
+        self.place = self.cell * (0.5 + rng.uniform(-0.1, 0.1, (self.n_cells, 3)))
+
+    @functools.cached_property
+    def environment(self) -> Environment:
+        """The density field that all cells share; made when it is first asked for."""
+        cells = np.flatnonzero(self.halo_id >= 0)
+        corners = np.stack(np.unravel_index(cells, (self.n_side,) * 3), 1) * self.cell
+        return Environment(self.background, self.side, self.cell, corners + self.place[cells], self.rng(2**32 - 2))
 
     def _counts(self, low: float) -> None:
         where = "simulate.particle_mass"
@@ -128,7 +141,8 @@ class Plan:
         reach = self.block_edge * self.cell + 2 * (STRAY * self.cell + self.first_margin())
         around = 1.5 * self.n_total / self.side**3 * reach**3
         own = max(self.n_cell[b].sum() for b in self.blocks)
-        return int(around * 24 * 4 + own * 300 + BYTES_OF_QUERY) + 120_000_000
+        mesh = BYTES_OF_MESH * mesh_cells(self.side) ** 3
+        return int(around * 24 * 4 + own * 300 + mesh + BYTES_OF_QUERY) + 120_000_000
 
     def lines(self) -> list[str]:
         """The plan in words, for `--dry-run`."""

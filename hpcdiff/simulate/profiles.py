@@ -54,6 +54,26 @@ def debiased_pressure(x: np.ndarray) -> np.ndarray:
     return p["p0"] / (y ** p["gamma"] * (1 + y ** p["alpha"]) ** ((p["beta"] - p["gamma"]) / p["alpha"]))
 
 
+def nonthermal(x: np.ndarray, turbulence: float) -> np.ndarray:
+    """Part of the pressure that is turbulence at x = r/R200m: 10 % in the centre to 35 % at R200m and beyond, times `turbulence`."""
+    return np.minimum(turbulence * (0.10 + 0.25 * np.minimum(x, 1.0) ** 0.8), 0.7)
+
+
+def core_of_luminosity(radius: float, core: float, cusp: float, slope: float, scale: float, factor: float) -> float:
+    """The core radius over R200m for which gas of the same mass within R200m has `factor` times the emission measure.
+
+    Args: as of `gas`, lengths over R200m but `radius` (Mpc). The answer lies within 0.01..0.5.
+    """
+    x = np.geomspace(1e-3, 1.0, 200)
+    cores = np.geomspace(0.01, 0.5, 60)
+    density = _gas_density(x, cores[:, None], cusp, slope, scale)
+    shell = 4 * np.pi * x**2
+    squared, mass = (np.trapezoid(shell * density**n, x, axis=1) for n in (2, 1))
+    ln = np.log(squared / mass**2)  # falls with the core radius
+    wanted = np.interp(np.log(core), np.log(cores), ln) + np.log(factor)
+    return float(np.exp(np.interp(-wanted, -ln, np.log(cores))))
+
+
 def virial_temperature(mass: np.ndarray, radius: np.ndarray) -> np.ndarray:
     """mu m_p G M / (2 R k) in K, for Msun and Mpc."""
     return MU * cosmology.M_P * cosmology.G_MPC * mass / radius * 1e10 / (2 * cosmology.K_B)
@@ -77,6 +97,13 @@ class Radial:
         """The part of the mass within a radius."""
         return float(np.interp(radius, self.r, self.cumulative))
 
+    def less(self, part: float, power: float) -> Radial:
+        """What remains after `part` of the mass, of which the cumulative distribution is this one's to `power`, is taken away."""
+        rest = Radial.__new__(Radial)
+        part = min(part, 0.9 / power)  # else the density would be negative somewhere
+        rest.r, rest.cumulative = self.r, (self.cumulative - part * self.cumulative**power) / (1 - part)
+        return rest
+
     def draw(self, rng: np.random.Generator, n: int) -> np.ndarray:
         """n radii, (n,)."""
         return np.interp(rng.random(n), self.cumulative, self.r)
@@ -97,9 +124,13 @@ def gas(radius: float, core: float, cusp: float, slope: float, scale: float, r_m
         slope: 3 beta.
     """
     r = np.geomspace(1e-3 * radius, r_max, 400)
-    x, y = r / core, r / scale
-    density = x ** (-cusp) / (1 + x**2) ** (slope / 2 - cusp / 2) / (1 + y**3) ** (1 / 3)
+    density = _gas_density(r, core, cusp, slope, scale)
     return Radial(r, density * _cut(r / radius)), Radial(r, _infall(r / radius))
+
+
+def _gas_density(r: np.ndarray, core: np.ndarray | float, cusp: float, slope: float, scale: float) -> np.ndarray:
+    x, y = r / core, r / scale
+    return x ** (-cusp) / (1 + x**2) ** (slope / 2 - cusp / 2) / (1 + y**3) ** (1 / 3)
 
 
 def _cut(x: np.ndarray) -> np.ndarray:
@@ -107,4 +138,4 @@ def _cut(x: np.ndarray) -> np.ndarray:
 
 
 def _infall(x: np.ndarray) -> np.ndarray:
-    return x**-1.5 * x**2 / (1 + x**2) * np.exp(-((x / 2.4) ** 4))
+    return x**-1.5 * x**4 / (1 + x**4) * np.exp(-((x / 2.4) ** 4))

@@ -1,0 +1,62 @@
+"""One figure of the gates: concentrations, density, pressure, gas fractions, Compton signals and luminosities of every halo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from gates import halos
+
+DOT = {"s": 9, "alpha": 0.6, "linewidths": 0}
+LINE, BAND = "#000000", "#e6e6e6"
+BLUE, ORANGE = "#0072b2", "#d55e00"
+
+
+def draw(of: dict[str, np.ndarray], formation: np.ndarray, median_c: tuple[np.ndarray, np.ndarray], path: Path) -> None:
+    """Write the figure.
+
+    Args:
+        of: numbers of every halo (`halos.measure`). formation: its formation time. median_c: masses and the expected c200m.
+    """
+    figure = Figure(figsize=(11, 6.4), layout="constrained")
+    axes = figure.subplots(2, 3)
+    mass, m500 = of["mass"], of["m500"]
+
+    a = axes[0, 0]
+    dots = a.scatter(mass, of["c"], c=formation, cmap="cividis", vmin=-2.5, vmax=2.5, **DOT)
+    a.plot(*median_c, color=LINE, lw=1.5, label="Diemer & Joyce 2019")
+    a.set(xscale="log", yscale="log", xlabel="$M_{200m}$ / M$_\\odot$", ylabel="$c_{200m}$ of the dark matter")
+    a.set_yticks([3, 5, 10, 20], ["3", "5", "10", "20"])
+    a.minorticks_off()
+    a.legend(frameon=False)
+    figure.colorbar(dots, ax=a, label="formation time (early: positive)")
+
+    middle = np.sqrt(halos.EDGES[1:] * halos.EDGES[:-1])
+    for a, key, radius, name in (
+        (axes[0, 1], "density", "R_{200m}", "dark matter / NFW"),
+        (axes[0, 2], "pressure", "R_{200c}", "pressure / debiased profile"),
+    ):
+        tolerance = 0.15 if key == "density" else 0.2
+        a.axhspan(1 - tolerance, 1 + tolerance, color=BAND, lw=0)
+        low, half, high = np.percentile(of[key], [16, 50, 84], axis=0)
+        a.errorbar(middle, half, [half - low, high - half], fmt="o", color=BLUE, capsize=3)
+        a.axhline(1, color=LINE, lw=1)
+        a.set(xscale="log", xlabel=f"$r / {radius}$", ylabel=name, ylim=(0.5, 1.5))
+        a.set_xticks([0.2, 0.5, 1], ["0.2", "0.5", "1"])
+        a.minorticks_off()
+
+    for a, key, unit, name in (
+        (axes[1, 0], "f_gas", 1.0, "gas fraction in $R_{500c}$ / cosmic"),
+        (axes[1, 1], "y500", None, "$Y_{500}$ / median"),
+        (axes[1, 2], "l500", None, "$L_{X,500}$ / median"),
+    ):
+        value = of[key] / (unit or np.median(of[key]))
+        a.scatter(m500, value, color=ORANGE, **DOT)
+        slope, scatter, left = halos.relation(m500, value)
+        order = np.argsort(m500)
+        a.plot(m500[order], np.exp(np.log(value) - left)[order], color=LINE, lw=1.5)
+        a.set(xscale="log", yscale="log" if unit is None else "linear", xlabel="$M_{500c}$ / M$_\\odot$", ylabel=name)
+        a.set_title(f"slope {slope:.2f}, scatter {scatter:.2f}", fontsize=10)
+    figure.savefig(path, dpi=110)
