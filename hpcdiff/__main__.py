@@ -10,7 +10,7 @@ from hpcdiff.world import STAGES
 
 USAGE = (
     f"usage: hpcdiff {{{','.join(STAGES)}}} CONFIG.yaml [section.key=value ...] [--dry-run] [--overwrite], "
-    "or hpcdiff maps --help, or hpcdiff sweep --help"
+    "or hpcdiff sample CONFIG.yaml --sz FILE.fits ... --out DIR, or hpcdiff evaluate --compare A B, or hpcdiff maps --help, or hpcdiff sweep --help"
 )
 COMMANDS = (*STAGES, "maps", "sweep")
 

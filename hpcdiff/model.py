@@ -1,4 +1,4 @@
-"""The folder `model/`: weights, normalisation and card; what `hpcdiff.load` returns; posterior samples from arrays."""
+"""The folder `model/`: weights, normalisation and card, written and read; what it holds is a `Model`."""
 
 from __future__ import annotations
 
@@ -6,178 +6,19 @@ import json
 import os
 from pathlib import Path
 
-import numpy as np
 import safetensors
 import safetensors.torch
-import torch
 
-from hpcdiff import diffusion, files
-from hpcdiff.denoiser import build_denoiser, memory_layout
-from hpcdiff.diffusion import VESDE
-from hpcdiff.errors import UserError, nearest
-from hpcdiff.sections import AUTO_SAMPLER
+from hpcdiff import files
+from hpcdiff.denoiser import build_denoiser
+from hpcdiff.drawing import sample_keys
+from hpcdiff.errors import UserError
+from hpcdiff.posterior import Model
 from hpcdiff.transform import Transform
 
+__all__ = ["Model", "load_model", "read_model_config", "sample_keys", "save_model"]
+
 FORMAT, VERSION = "hpcdiff-model", 1
-
-
-class Model:
-    """A trained conditional score model with its normalisation.
-
-    Attributes:
-        config: resolved sections of the training run.
-        info: npix, pixel_mpc, units, images seen, fingerprint of the maps, provenance.
-        transforms: {field: Transform}.
-        denoiser: torch module, D(x, sigma, condition) -> E[x0], in [0, 1] units.
-        statistics: `mean`, `std` (C, npix, npix), `sigma_data` (C,) of the outputs over the training split, `condition_mean`
-            (K, npix, npix), `condition_std` (K,) of the inputs, in [0, 1] units.
-    """
-
-    def __init__(
-        self,
-        config: dict,
-        info: dict,
-        transforms: dict[str, Transform],
-        denoiser: torch.nn.Module,
-        statistics: dict[str, torch.Tensor],
-    ) -> None:
-        self.config, self.info, self.transforms, self.denoiser = config, info, transforms, denoiser
-        self.statistics = statistics
-        self.inputs, self.outputs = config["task"]["inputs"], config["task"]["outputs"]
-        self.npix = int(info["npix"])
-        self.precision = "fp32"
-        self.device = torch.device("cpu")
-
-    @property
-    def sde(self) -> VESDE:
-        """The noise levels that the network was trained on."""
-        return VESDE(self.config["diffusion"]["sigma_min"], self.config["diffusion"]["sigma_max"])
-
-    def to(self, device: str | torch.device) -> Model:
-        """Move the network; returns self."""
-        self.device = torch.device(device)
-        self.denoiser.to(self.device)
-        return self
-
-    def condition(self, inputs: dict[str, np.ndarray]) -> torch.Tensor:
-        """Input maps in the map file's units, each (N, npix, npix) -> the network's condition (N, K, npix, npix).
-
-        Raises:
-            ValueError: a field is missing or not asked for, shapes differ, or values are not finite.
-        """
-        for name in inputs:
-            if name not in self.inputs:
-                raise ValueError(f"unknown input {name!r}{nearest(name, self.inputs)}; this model takes {', '.join(self.inputs)}")
-        maps = []
-        for name in self.inputs:
-            if name not in inputs:
-                raise ValueError(f"the input {name!r} is missing; this model takes {', '.join(self.inputs)}")
-            x = np.asarray(inputs[name])
-            if x.ndim != 3 or x.shape[1:] != (self.npix, self.npix) or len(x) != len(np.asarray(inputs[self.inputs[0]])):
-                raise ValueError(f"the input {name!r} has shape {x.shape}; this model takes (N, {self.npix}, {self.npix})")
-            if not np.isfinite(x).all():
-                raise ValueError(f"the input {name!r} has values that are not finite")
-            maps.append(self.transforms[name].forward(x))
-        return torch.from_numpy(np.stack(maps, 1))
-
-    def draw(
-        self,
-        condition: torch.Tensor,
-        keys: torch.Tensor,
-        sampler: str,
-        steps: int,
-        init: str = "prior",
-        on_step=None,
-    ) -> torch.Tensor:
-        """Posterior samples of one batch, one a row.
-
-        Args:
-            condition: (B, K, npix, npix) from `condition`.
-            keys: int64 (B,), one a sample; they alone name its noise.
-            sampler, steps, init: as in the contract; `auto` = dpmpp_2m_sde.
-            on_step: called after each step, to poll for a stop.
-        Returns:
-            (B, C, npix, npix) float32 on the CPU, in [0, 1] units.
-        """
-        layout = memory_layout(self.device, self.precision)
-        self.denoiser.to(memory_format=layout)
-        condition, keys = condition.to(self.device, memory_format=layout), keys.to(self.device)
-        if init not in ("prior", "matched"):
-            raise ValueError(f"unknown init {init!r}: prior or matched")
-        shape = (len(keys), len(self.outputs), self.npix, self.npix)
-        sde, start = self.sde, None
-        if init == "matched":
-            std = torch.sqrt(self.statistics["std"] ** 2 + sde.sigma_max**2).to(self.device)
-            z = diffusion.normal(keys, START_COUNTER, shape[1:])
-            start = self.statistics["mean"].to(self.device) + std * z
-        bf16 = self.precision == "bf16"
-
-        def denoise(x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
-                return self.denoiser(x.contiguous(memory_format=layout), sigma, condition).float()
-
-        with torch.inference_mode():
-            self.denoiser.eval()
-            name = AUTO_SAMPLER if sampler == "auto" else sampler
-            x = diffusion.sample(denoise, shape, sde=sde, sampler=name, steps=steps, seed=keys, init=start, on_step=on_step)
-        return x.cpu()
-
-    def to_units(self, x: torch.Tensor) -> dict[str, np.ndarray]:
-        """[0, 1] units (..., C, npix, npix) -> {output: float32 (..., npix, npix)} in the map file's units."""
-        return {name: self.transforms[name].inverse(x[..., i, :, :].numpy()) for i, name in enumerate(self.outputs)}
-
-    def sample(
-        self,
-        inputs: dict[str, np.ndarray],
-        samples: int = 10,
-        sampler: str = "auto",
-        steps: int = 50,
-        seed: int = 0,
-        view: np.ndarray | None = None,
-        init: str = "prior",
-        batch_size: int = 64,
-    ) -> dict[str, np.ndarray]:
-        """Draw posterior maps given observed ones.
-
-        Args:
-            inputs: {field: (npix, npix) or (N, npix, npix)} in the map file's units.
-            samples: S, posterior samples of each view.
-            sampler: euler_maruyama | predictor_corrector | heun | dpmpp_2m | dpmpp_2m_sde | auto.
-            steps: number of noise levels.
-            seed, view: they name the noise with the sample number; view is int (N,), default 0..N-1.
-            init: `prior` = N(0, sigma_max^2); `matched` = N(E[x], Var[x] + sigma_max^2) of the training split.
-            batch_size: maps in one network call.
-        Returns:
-            {output field: float32 (N, S, npix, npix)}.
-        Raises:
-            ValueError: shapes, names or values of the inputs, or an unknown sampler.
-        """
-        condition = self.condition({k: np.asarray(v)[None] if np.ndim(v) == 2 else np.asarray(v) for k, v in inputs.items()})
-        n = len(condition)
-        view = np.arange(n) if view is None else np.atleast_1d(np.asarray(view, np.int64))
-        if len(view) != n:
-            raise ValueError(f"view has {len(view)} numbers for {n} maps")
-        keys = sample_keys(seed, view, samples)  # (N, S)
-        flat = torch.arange(n).repeat_interleave(samples)
-        drawn = [
-            self.draw(condition[flat[i : i + batch_size]], keys.reshape(-1)[i : i + batch_size], sampler, steps, init)
-            for i in range(0, n * samples, batch_size)
-        ]
-        return self.to_units(torch.cat(drawn).reshape(n, samples, len(self.outputs), self.npix, self.npix))
-
-
-START_COUNTER = 2**31 - 1
-"""Counter of the starting noise of `init: matched`, beyond every sampler's steps."""
-
-
-SAMPLING_STREAM = 4
-"""Separates sampling noise from every other use of the seed."""
-
-
-def sample_keys(seed: int, views: np.ndarray, samples: int) -> torch.Tensor:
-    """One key for each (seed, view, sample number): int64 (len(views), samples)."""
-    views = torch.as_tensor(np.asarray(views, np.int64))
-    return diffusion.derive_key(seed, SAMPLING_STREAM, views[:, None], torch.arange(samples)[None, :])
 
 
 def save_model(path: str | Path, model: Model, card: str) -> None:

@@ -91,6 +91,7 @@ def test_evaluate_on_a_full_disk(finished, small_disk, tmp_path):
     disk = small_disk(300)
     (disk / "run").mkdir()
     shutil.copy(finished / "samples.h5", disk / "run")
+    shutil.copytree(finished / "samples.shards", disk / "run" / "samples.shards")
     (tmp_path / "c.yaml").write_text(CONFIG.format(dir=disk / "run", seed=good_seed()))
     arguments = [f"run.maps={finished / 'maps.h5'}", f"run.model={finished / 'model'}"]
     refused(run("evaluate", tmp_path / "c.yaml", *arguments), "free")

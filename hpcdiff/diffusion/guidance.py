@@ -9,6 +9,10 @@ the linear system solved iteratively as in Rozet et al. 2024), so a Gaussian pri
 N + A V A^T, not by N: at high noise, where x says little of x_0, V is the width of the prior, and what they say is weighed against that.
 There sigma^2 also multiplies the faults of a network's Jacobian, which is then not that of any covariance: the solver is one that
 stops before they do harm.
+
+Data on maps m(x_0) that are a curve of each pixel, y = A m(x_0) + n, are linearised about D at each evaluation, as an extended Kalman
+filter does: y - A m(D) = A m'(D) (x_0 - D) + n. That is right where m' changes little over the width of x_0 given x, so always
+at low noise; at high noise over the width of the prior.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,20 +33,22 @@ def guide(
     prior_variance: Tensor | float | None = None,
     iterations: int = 10,
     tolerance: float = 1e-3,
+    decode: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None,
 ) -> Callable[[Tensor, Tensor], Tensor]:
     """The denoiser (x, sigma) -> E[x_0 | x, y], (B, C, H, W), for every sampler: `sample(guide(...), ...)`.
 
     denoise(x, sigma) -> E[x_0 | x at noise level sigma], x (B, C, H, W), sigma (B,).
     y: the data (B, ...), or (1, ...) for data that all rows share; in the units of A x.
-    forward, adjoint: A and its transpose, (B, C, H, W) -> (B, ...) and back, each row by itself. They act on what the network
-        sees: where maps are scaled as x = (m - low) / (high - low), a sum of maps has an offset, to be taken off y, and the
-        scales are part of A (see `channel_sum`). Data on maps that are transformed otherwise are not linear.
+    forward, adjoint: A and its transpose, (B, C, H, W) -> (B, ...) and back, each row by itself. Without `decode` they act on what
+        the network sees: where maps are scaled as x = (m - low) / (high - low), a sum of maps has an offset, to be taken off y,
+        and the scales are part of A (see `channel_sum`).
     variance: of the noise of each datum, broadcasting to y; inf where there is no datum, and y may then be anything.
     prior_variance: None takes V from the denoiser's Jacobian, at one backward pass for each iteration and one more. A number or map
         s^2, broadcasting to (C, H, W), takes V = s^2 sigma^2 / (s^2 + sigma^2), that of independent pixels of variance s^2: no
         gradients, but data tell nothing of pixels that they do not see.
     iterations, tolerance: of the linear solver, which ends where the residual, in units of the noise of the data, has fallen by
         `tolerance`. Few iterations solve for what the data know best, and leave the rest to the denoiser.
+    decode: x (B, C, H, W) -> (m, dm / dx), pixel by pixel: the maps that A acts on; None = x itself. Exact for a straight line.
     Raises ValueError for data or a variance that cannot be, for another number of rows than x has, and for an `adjoint` that is
     not that of `forward`.
     """
@@ -72,15 +78,22 @@ def guide(
             gain = spread / (spread + level)
             denoised, pull = denoise(x, sigma).to(x.dtype), lambda v: gain * v
         w = weight.to(x)
+        maps, slope = (denoised, None) if decode is None else decode(denoised)
+
+        def seen(v: Tensor) -> Tensor:
+            return forward(v if slope is None else slope * v)
+
+        def back(v: Tensor) -> Tensor:
+            return adjoint(v) if slope is None else slope * adjoint(v)
 
         def covariance(v: Tensor) -> Tensor:
             return level * pull(v)
 
         def system(v: Tensor) -> Tensor:
-            return v + w * forward(covariance(adjoint(w * v)))
+            return v + w * seen(covariance(back(w * v)))
 
-        solution = conjugate_residuals(system, w * (y.to(x) - forward(denoised)), iterations, tolerance)
-        return denoised + covariance(adjoint(w * solution))
+        solution = conjugate_residuals(system, w * (y.to(x) - forward(maps)), iterations, tolerance)
+        return denoised + covariance(back(w * solution))
 
     return guided
 

@@ -1,4 +1,4 @@
-"""`python -m hpcdiff.sample CONFIG.yaml ...`, under torchrun, srun or alone."""
+"""`python -m hpcdiff.sample CONFIG.yaml ...`, under torchrun, srun or alone; with FITS images, the posterior of one cluster."""
 
 from __future__ import annotations
 
@@ -6,35 +6,39 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from hpcdiff.command import run_command
 from hpcdiff.config import Config
 from hpcdiff.launch import run_stage
+from hpcdiff.sample.cluster.options import USAGE, is_cluster
 from hpcdiff.world import World
 
 
 def plan(config: Config) -> Iterable[str]:
     """Lines of `--dry-run`: views, network evaluations, bytes."""
-    from hpcdiff import diffusion
     from hpcdiff.maps import MapFile
-    from hpcdiff.sample.run import refuse_unbuilt
-    from hpcdiff.sections import AUTO_SAMPLER
+    from hpcdiff.sample.run import effort, refuse_unbuilt
 
     refuse_unbuilt(config)
 
     s = config.sample
-    sampler = AUTO_SAMPLER if s.sampler == "auto" else s.sampler
-    nfe = diffusion.nfe(sampler, s.steps)
-    yield f"{s.samples} samples a view by {sampler}, {nfe} network evaluations each: {s.samples * nfe} a view"
+    sampler, steps, nfe, samples = effort(config)
+    if sampler == "regression":
+        yield "1 map a view by regression, the posterior's mean: 1 network evaluation"
+    else:
+        auto = " (auto)" if s.sampler == "auto" else ""
+        yield f"{samples} samples a view by {sampler}{auto}, {steps} noise levels from a {s.init} start"
+        yield f"{nfe} network evaluations a sample, {samples * nfe} a view" + (" with gradients, for the guide" if s.guide.field else "")
     path = config.map_paths()[0]
     if path.exists():
         maps = MapFile(path)
         n = len(maps.rows(s.split))
-        size = n * s.samples * maps.npix**2 * 4 * len(config.task.outputs)
-        yield f"{n} views in the {s.split} part of {path}: {n * s.samples * nfe} network evaluations, {size / 1e6:.1f} MB"
+        size = n * samples * maps.npix**2 * 4 * len(config.task.outputs)
+        yield f"{n} views in the {s.split} part of {path}: {n * samples * nfe} network evaluations, {size / 1e6:.1f} MB"
     else:
         yield f"{path} is not there yet: run project first"
     if not (config.model_path() / "config.json").exists():
         yield f"{config.model_path()} is not there yet: run train first"
-    yield f"writes {config.dir}/samples.h5"
+    yield f"writes {config.dir}/samples.h5; of one observed cluster: hpcdiff sample CONFIG.yaml --FIELD FILE.fits ... --out DIR"
 
 
 def outputs(config: Config) -> Iterable[Path]:
@@ -51,9 +55,22 @@ def work(config: Config, world: World) -> str:
     return sample(config, world)
 
 
+def one_cluster(words: list[str]) -> Iterable[str]:
+    """Draw the posterior of one observed cluster; yields lines about it."""
+    from hpcdiff.sample.cluster.command import work
+
+    return work(words)
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Run the stage; returns its exit status."""
-    return run_stage("sample", plan, work, outputs, argv)
+    """Run the stage, or draw the posterior of one cluster; returns the exit status."""
+    argv = sys.argv[1:] if argv is None else argv
+    if is_cluster(argv) and not {"-h", "--help"} & set(argv):
+        return run_command("sample", USAGE, one_cluster, argv, "nothing is written")
+    status = run_stage("sample", plan, work, outputs, argv)
+    if {"-h", "--help"} & set(argv):
+        print(USAGE)
+    return status
 
 
 if __name__ == "__main__":

@@ -1,33 +1,46 @@
-"""Deal the views of one part of the split over the ranks, draw their posterior samples, join the shards."""
+"""Draw posterior samples of the views of one part of the split: (view, sample) pairs dealt over the ranks, a shard a batch."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from hpcdiff import diffusion
 from hpcdiff.config import Config
 from hpcdiff.errors import Stopped, UserError
 from hpcdiff.launch import provenance
 from hpcdiff.maps import MapFile
-from hpcdiff.model import Model, load_model, read_model_config, sample_keys
-from hpcdiff.observe import ObservedMaps
-from hpcdiff.sample.shards import Shards, stored_header
+from hpcdiff.model import load_model, read_model_config
+from hpcdiff.sample.deal import batch_rows, batches_left
+from hpcdiff.sample.draw import Job, Unlike, prepare
+from hpcdiff.sample.shards import Shards, refuse_change, stored_header
+from hpcdiff.samples import find_shards
 from hpcdiff.sections import AUTO_SAMPLER
-from hpcdiff.strict import refuse_difference, to_yaml
+from hpcdiff.stop import StopVote
+from hpcdiff.strict import to_yaml
 from hpcdiff.world import World
 
-EXEMPT = ("run.dir", "run.maps", "run.model", "sample.batch_size")
+EXEMPT = ("run.dir", "run.maps", "run.model", "sample.batch_size", "sample.compile")
+KEPT = "the finished samples are kept; the same command goes on from there"
+
+
+def effort(config: Config) -> tuple[str, int, int, int]:
+    """What a run does: sampler, noise levels, network evaluations a sample, samples a view; a regression evaluates once, for one."""
+    s = config.sample
+    if config.task.method == "regression":
+        return "regression", 1, 1, 1
+    sampler = AUTO_SAMPLER if s.sampler == "auto" else s.sampler
+    return sampler, s.steps, diffusion.nfe(sampler, s.steps), s.samples
 
 
 def sample(config: Config, world: World) -> str:
     """Draw `sample.samples` posterior maps of every view in `sample.split`; returns one line about it.
 
     Raises:
-        UserError: model and map file do not belong together, or an earlier run differs.
+        UserError: model and map file do not belong together, an earlier run differs, or a shard of it is missing.
         Stopped: a signal came; the finished shards stay.
     """
     path = config.dir / "samples.h5"
@@ -39,49 +52,37 @@ def sample(config: Config, world: World) -> str:
         done = path.exists()
         if done:
             old = stored_header(path)
+            find_shards(path)
             if old is not None:
-                refuse_difference(old["config"], header["config"], path, "sample", EXEMPT)
-                refuse_difference({"inputs": old["inputs"]}, {"inputs": header["inputs"]}, path, "sample")
+                refuse_change(old, header, path, EXEMPT)
     if done:
         return f"{path} is already finished" + ("" if old else " (another program made it, so it is not compared)")
+
+    sampler, steps, nfe, samples = effort(config)
     with world.together():
-        model = load_model(config.model_path())
-        observed = {"observe": model.config.get("observe", Config().resolved("observe")["observe"])}
-        refuse_difference(observed, config.resolved("observe"), config.model_path(), "train")
-        maps = ObservedMaps(maps, observed["observe"], model.inputs, config.run.seed)
-        views, inputs_from = _views(config, maps, model)
-    settings = config.sample
-    shards = Shards(config.dir / "samples.partial", header, model.outputs, (settings.samples, maps.npix, maps.npix))
+        model = load_model(config.model_path()).to(world.device)
+        job = prepare(config, maps, model, samples)
+    shards = Shards(config.dir, header, EXEMPT, model.outputs, job.views, (samples, maps.npix, maps.npix))
+    have = None
     with world.together():
         if world.main:
-            shards.open(EXEMPT)
-    have = world.broadcast(sorted(shards.finished()) if world.main else None)
-    left = np.setdiff1d(views, np.array(have, np.int64))
-    mine = left[world.rank :: world.size]
-
-    model.to(world.device)
-    model.precision = "bf16" if world.device.type == "cuda" and model.config["train"]["precision"] == "bf16" else "fp32"
-    sampler = AUTO_SAMPLER if settings.sampler == "auto" else settings.sampler
-    nfe = diffusion.nfe(sampler, settings.steps)
+            shards.open()
+            have = np.packbits(shards.finished()).tobytes().hex()
+    total = len(job.views) * samples
+    have = np.unpackbits(np.frombuffer(bytes.fromhex(world.broadcast(have)), np.uint8), count=total).astype(bool)
+    size = batch_rows(total, config.sample.batch_size, maps.npix)
+    batches = batches_left(have.reshape(-1, samples), size)
+    if config.task.method == "regression" and config.sample.samples > 1 and "sample.samples" in config.given:
+        world.print(f"hpcdiff sample: a regression has one answer, so 1 sample a view is written, not {config.sample.samples}")
     world.print(
-        f"hpcdiff sample: {len(left)} of {len(views)} views left, {settings.samples} samples each, {sampler}, {nfe} network "
-        f"evaluations a sample, on {world.size} rank(s), {world.device}"
+        f"hpcdiff sample: {total - have.sum()} of {total} samples left, of {len(job.views)} views, {sampler}, {nfe} network evaluations a "
+        f"sample, {size} in a call, on {world.size} rank(s), {world.device}, {job.manner}"
     )
-    bar = world.progress(len(views) * settings.samples * nfe, "NFE", len(have) * settings.samples * nfe)
-    group = max(1, settings.batch_size // settings.samples)  # views in a shard
-    rounds = max(-(-len(left[r :: world.size]) // group) for r in range(world.size))
-    for k in range(rounds):
-        chosen = mine[k * group : (k + 1) * group]
-        with world.together():
-            if len(chosen):
-                maps_of = draw_views(model, maps, chosen, inputs_from, config, lambda _step: _leave(world))
-                shards.write(chosen, maps_of)
-        bar.update(sum(len(left[r :: world.size][k * group : (k + 1) * group]) for r in range(world.size)) * settings.samples * nfe)
-        if world.stop_agreed() and k + 1 < rounds:
-            bar.close()
-            raise Stopped("the finished views are kept; the same command goes on from there")
-    bar.close()
-    world.barrier()
+    with world.together():
+        if batches:
+            job.warm_up(batches[0], size)
+    unlike = _draw_all(world, job, shards, batches, size, nfe, 0 if sampler == "regression" else steps - 1)
+    unlike.tell(world, len(job.views))
     with world.together():
         if world.main:
             attributes = {
@@ -89,94 +90,70 @@ def sample(config: Config, world: World) -> str:
                 "provenance": provenance(world, device=str(world.device), precision=model.precision),
                 "inputs": json.dumps(header["inputs"], sort_keys=True),
                 "sampler": sampler,
-                "steps": settings.steps,
+                "steps": steps,
                 "nfe": nfe,
                 "seed": config.run.seed,
                 "model": weights,
-                **({"control": "shuffled inputs"} if settings.shuffle_inputs else {}),
+                **({"control": "shuffled inputs"} if config.sample.shuffle_inputs else {}),
             }
-            shards.join(path, views, attributes)
-    return f"{len(views)} views x {settings.samples} samples in {path}"
+            shards.publish(attributes)
+    return f"{len(job.views)} views x {samples} samples in {path}"
+
+
+def _draw_all(world: World, job: Job, shards: Shards, batches: list[np.ndarray], size: int, nfe: int, steps: int) -> Unlike:
+    """Draw the batches by turns; `steps` times in each batch every rank votes on whether to stop. Collective.
+
+    Raises:
+        Stopped: a rank was asked to stop; all leave after the same step.
+    """
+    total = len(job.views) * job.samples
+    left = sum(map(len, batches))
+    bar, vote, unlike = world.progress(total * nfe, "NFE", (total - left) * nfe), StopVote(world), Unlike()
+    try:
+        for first in range(0, len(batches), world.size):
+            turn = batches[first : first + world.size]
+            rows = turn[world.rank] if world.rank < len(turn) else None
+            with world.together():  # what may fail on one rank alone stands apart from the votes
+                ready = None if rows is None else job.read(rows, unlike)
+            on_step = _voting(world, vote, bar, sum(map(len, turn)) * nfe, steps)
+            with world.together():
+                if rows is None:
+                    for step in range(steps):
+                        on_step(step)
+                else:
+                    shards.write(*job.names(rows), job.draw(ready, rows, size, on_step))
+            on_step(None)
+            if world.stop_agreed() and first + world.size < len(batches):
+                raise Stopped(KEPT)
+        vote.agreed()
+    finally:
+        bar.close()
+    return unlike
+
+
+def _voting(world: World, vote: StopVote, bar, evaluations: int, steps: int) -> Callable[[int | None], None]:
+    """What is called after each step of a turn, and with None at its end: the bar moves on, and who is asked to stop leaves."""
+    shown = 0
+
+    def on_step(step: int | None) -> None:
+        nonlocal shown
+        done = evaluations if step is None else evaluations * (step + 1) // (steps + 1)
+        bar.update(done - shown)
+        shown = done
+        if step is not None and (vote.poll() or (world.size == 1 and world.stop)):
+            raise Stopped(KEPT)
+
+    return on_step
 
 
 def refuse_unbuilt(config: Config) -> None:
-    """Raise a UserError for what the config can say and sampling cannot do yet."""
+    """Raise a UserError for what the config can say and sampling cannot do."""
     if len(config.map_paths()) > 1:
         raise UserError("sampling from several map files is not built yet", "run.maps", "name one")
-
-
-def _leave(world: World) -> None:
-    if world.stop:  # the others learn of it at the end of `together`
-        raise Stopped("the finished views are kept; the same command goes on from there")
-
-
-def _views(config: Config, maps: MapFile, model: Model) -> tuple[np.ndarray, dict[int, int]]:
-    """Rows to sample, and {row: row whose inputs it gets} (another halo's under `shuffle_inputs`, else its own)."""
-    maps.require(model.inputs, "the model")
-    if maps.npix != model.npix:
-        raise UserError(f"the model was trained on {model.npix} pixels and the maps have {maps.npix}", maps.path, "project or train again")
-    ours, theirs = model.info.get("pixel_mpc"), maps.attributes.get("pixel_mpc")
-    if ours and theirs and abs(ours / theirs - 1) > 1e-6:
-        raise UserError(
-            f"the model was trained on pixels of {ours:.6g} Mpc and the maps have {theirs:.6g}", maps.path, "project or train again"
-        )
-    for field in model.inputs:
-        if maps.units[field] != model.info["units"][field]:
-            raise UserError(
-                f"{field} is in {maps.units[field]!r}; the model takes {model.info['units'][field]!r}", maps.path, "mend the units"
-            )
-    views = maps.rows(config.sample.split)
-    if not len(views):
-        raise UserError(f"the {config.sample.split} part of the split is empty", maps.path, "project again with another project.split")
-    if not config.sample.shuffle_inputs:
-        return views, {int(v): int(v) for v in views}
-    halo = maps.catalog["halo_id"][views]
-    ids = np.unique(halo)
-    if len(ids) < 2:
-        raise UserError("shuffling inputs needs two halos at least", maps.path, "sample another split")
-    order = np.random.Generator(np.random.Philox(key=[config.run.seed, 3])).permutation(ids)
-    other = dict(zip(order.tolist(), np.roll(order, 1).tolist(), strict=True))
-    rows_of = {int(h): views[halo == h] for h in ids}
-    source = {}
-    for h, rows in rows_of.items():
-        theirs = rows_of[other[h]]
-        source |= {int(row): int(theirs[i % len(theirs)]) for i, row in enumerate(rows)}
-    return views, source
-
-
-def draw_views(
-    model: Model, maps: MapFile, views: np.ndarray, inputs_from: dict[int, int], config: Config, on_step
-) -> dict[str, np.ndarray]:
-    """Samples of a few views: {output: float32 (len(views), S, npix, npix)} in the map file's units.
-
-    The network is always called with the same batch shape, the last rows repeated where the views run out, so that
-    neither the number of ranks nor a restart changes a bit.
-    """
-    s, size = config.sample.samples, config.sample.batch_size
-    source = np.array([inputs_from[int(v)] for v in views])
-    order = np.argsort(source)
-    condition = model.condition({f: _in_order(maps.read(f, source[order]), order) for f in model.inputs})
-    keys = sample_keys(config.run.seed, views, s).reshape(-1)
-    which = torch.arange(len(views)).repeat_interleave(s)
-    drawn = []
-    for i in range(0, len(keys), size):
-        rows = torch.arange(i, i + size).clamp_max(len(keys) - 1)
-        x = model.draw(condition[which[rows]], keys[rows], config.sample.sampler, config.sample.steps, config.sample.init, on_step)
-        drawn.append(x[: len(keys) - i])
-    shape = (len(views), s, len(model.outputs), model.npix, model.npix)
-    out = model.to_units(torch.cat(drawn).reshape(shape))
-    for name, x in out.items():
-        if not np.isfinite(x).all():
-            raise UserError(f"samples of {name} are not finite", f"view {views[0]}", "train longer, or take smaller steps")
-    return out
-
-
-def _in_order(x: np.ndarray, order: np.ndarray) -> np.ndarray:
-    out = np.empty_like(x)
-    out[order] = x
-    return out
+    if config.task.method == "regression" and config.sample.guide.field:
+        raise UserError("a regression has one answer and cannot be guided", "sample.guide", "leave it out")
 
 
 def output_paths(config: Config) -> list[Path]:
     """What `--overwrite` removes."""
-    return [config.dir / "samples.h5", config.dir / "samples.h5.partial", config.dir / "samples.partial"]
+    return [config.dir / name for name in ("samples.h5", "samples.h5.partial", "samples.partial", "samples.shards")]

@@ -1,10 +1,14 @@
-"""Shards of a sampling run: one safetensors file a batch of views in `samples.partial/`, joined into samples.h5 at the end."""
+"""Shards of a sampling run: one HDF5 file a batch in `samples.partial/`, at the end the virtual dataset over them in samples.h5.
+
+Nothing is copied: the folder gets its final name, `samples.shards/`, and samples.h5 refers to what lies in it (`hpcdiff.samples`).
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,117 +17,155 @@ from hpcdiff.maps import open_hdf5  # first: it sets HDF5's locking before h5py 
 
 # isort: split
 import h5py
-import safetensors
-import safetensors.numpy
 import yaml
 
 from hpcdiff import files
+from hpcdiff.config import Config
 from hpcdiff.errors import UserError
+from hpcdiff.samples import FORMAT, SHARD_FORMAT, VERSION, checksum, read_shard
 from hpcdiff.strict import refuse_difference
-
-FORMAT, VERSION = "hpcdiff-samples", 1
 
 
 class Shards:
-    """The folder `samples.partial/` of one run.
+    """The shards of one run, unfinished.
 
     Args:
-        folder: the folder.
+        run: folder of samples.h5.
         header: what the samples are made from and how ({"config": {...}, "inputs": {...}}); shards of another are refused.
-        outputs: output fields.
-        shape: (S, npix, npix) of one view.
+        exempt: keys of the config that may differ.
+        outputs: output fields. views: int64 (M,), rows of the map file, each once. shape: (S, npix, npix) of one view.
     """
 
-    def __init__(self, folder: Path, header: dict, outputs: list[str], shape: tuple[int, int, int]) -> None:
-        self.folder, self.header, self.outputs, self.shape = folder, header, outputs, shape
+    def __init__(
+        self, run: Path, header: dict, exempt: tuple[str, ...], outputs: list[str], views: np.ndarray, shape: tuple[int, int, int]
+    ) -> None:
+        self.path, self.folder, self.final = run / "samples.h5", run / "samples.partial", run / "samples.shards"
+        self.header, self.exempt, self.outputs, self.views, self.shape = header, exempt, outputs, views, shape
+        kept = {section: {k: v for k, v in keys.items() if f"{section}.{k}" not in exempt} for section, keys in header["config"].items()}
+        self.run_id = files.sha256_text(json.dumps([kept, header["inputs"]], sort_keys=True))[:16]
 
-    def open(self, exempt: tuple[str, ...]) -> None:
+    def open(self) -> None:
         """Make the folder, or check that the one that stands there is of the same run; on rank 0.
 
         Raises:
             UserError: it is of another config, map file or model.
         """
+        if self.final.exists() and not self.folder.exists():
+            os.replace(self.final, self.folder)  # killed between the folder's last name and samples.h5, or that was removed
         path = self.folder / "run.json"
         if path.exists():
             try:
                 old = json.loads(path.read_text())
-                old_config, old_inputs = old["config"], old["inputs"]
-            except (ValueError, KeyError, TypeError):
+                refuse_change(old, self.header, self.folder, self.exempt)
+            except (ValueError, KeyError, TypeError, AttributeError):
                 raise UserError("the unfinished samples cannot be read", path, "sample --overwrite") from None
-            refuse_difference(old_config, self.header["config"], self.folder, "sample", exempt)
-            refuse_difference({"inputs": old_inputs}, {"inputs": self.header["inputs"]}, self.folder, "sample")
-            return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        files.write_json(path, self.header)
+        else:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            files.write_json(path, self.header)
+        for left in self.folder.glob(".part-*.tmp"):
+            left.unlink()
 
-    def finished(self) -> dict[int, Path]:
-        """{view: shard} of the shards that are whole; files of other shapes or with a wrong checksum are removed."""
-        found: dict[int, Path] = {}
-        for path in sorted(self.folder.glob("part-*.safetensors")):
+    def finished(self) -> np.ndarray:
+        """Which samples are in whole shards, bool (M, S); damaged shards are removed, to be drawn again. On rank 0.
+
+        Raises:
+            UserError: a shard of another run lies among them; the disk has no room for what is left.
+        """
+        have, place = np.zeros((len(self.views), self.shape[0]), bool), {int(v): i for i, v in enumerate(self.views)}
+        for path in self._paths():
             try:
-                views, _ = self.read(path)
-            except (OSError, ValueError, KeyError, safetensors.SafetensorError):
+                views, numbers, crc, about = read_shard(path)
+                whole = crc == int(about["crc32"])
+            except (UserError, KeyError):
+                whole = False
+            if not whole:
                 files.remove(path)
                 continue
-            found |= {int(v): path for v in views}
-        return found
+            if about.get("run") != self.run_id:
+                raise UserError("a shard of another run (seed, maps, model or settings) lies among the samples", path, "sample --overwrite")
+            have[[place[int(v)] for v in views], numbers] = True
+        size = int((~have).sum()) * int(np.prod(self.shape[1:])) * 4 * len(self.outputs)
+        if size * 1.001 + 2**20 > (free := files.free_bytes(self.folder)):
+            raise UserError(f"the samples need {size / 1e9:.3g} GB and {free / 1e9:.3g} GB are free", self.folder, "free some space")
+        return have
 
-    def write(self, views: np.ndarray, maps: dict[str, np.ndarray]) -> None:
-        """Write one batch: views int64 (n,), maps {field: float32 (n, S, npix, npix)}; the file appears when it is whole."""
-        tensors = {name: np.ascontiguousarray(maps[name], np.float32) for name in self.outputs} | {
-            "views": np.ascontiguousarray(views, np.int64)
-        }
-        data = safetensors.numpy.save(tensors, {"crc32": str(_crc(tensors))})
-        files.write_atomic(self.folder / f"part-{int(views[0]):012d}.safetensors", data)
+    def write(self, views: np.ndarray, numbers: np.ndarray, maps: dict[str, np.ndarray]) -> None:
+        """Write one batch: views and sample numbers int64 (n,), maps {field: float32 (n, npix, npix)}; the file appears when it is whole."""
+        maps = {name: np.ascontiguousarray(maps[name], "<f4") for name in self.outputs}
+        path = self.folder / f"part-{int(views[0]):012d}-{int(numbers[0]):06d}.h5"
+        temporary = self.folder / f".{path.name}.{os.getpid()}.tmp"
+        try:
+            with h5py.File(temporary, "w") as f:
+                f.attrs.update({"format": SHARD_FORMAT, "version": VERSION, "run": self.run_id, "crc32": checksum(views, numbers, maps)})
+                f["catalog/view"], f["catalog/sample"] = np.asarray(views, "<i8"), np.asarray(numbers, "<i8")
+                for name, m in maps.items():
+                    f[f"samples/{name}"] = m
+            files.sync(temporary)
+            os.replace(temporary, path)
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
 
-    def read(self, path: Path) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Views and maps of one shard.
+    def publish(self, attributes: dict) -> None:
+        """Give the folder its final name and write samples.h5 over it; on rank 0.
 
         Raises:
-            ValueError: it is damaged or of another shape.
+            UserError: a sample is in no shard.
         """
-        with safetensors.safe_open(path, "np") as f:
-            tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118, not a dictionary
-            promised = (f.metadata() or {}).get("crc32")
-        shapes_agree = all(tensors[name].shape == (len(tensors["views"]), *self.shape) for name in self.outputs)
-        if not shapes_agree or str(_crc(tensors)) != promised:
-            raise ValueError("damaged")
-        return tensors.pop("views"), tensors
-
-    def join(self, path: Path, views: np.ndarray, attributes: dict) -> None:
-        """Join the shards of all `views`, in that order, into samples.h5, then remove them; on rank 0.
-
-        Raises:
-            UserError: a view has no whole shard, or the disk is full.
-        """
-        found = self.finished()
-        missing = [int(v) for v in views if int(v) not in found]
-        if missing:
-            raise UserError(f"{len(missing)} views have no samples (first {missing[0]})", self.folder, "run sample again")
-        size = len(views) * int(np.prod(self.shape)) * 4 * len(self.outputs)
-        if size * 1.001 + 2**20 > (free := files.free_bytes(path)):
-            raise UserError(f"the samples need {size / 1e9:.3g} GB and {free / 1e9:.3g} GB are free", path, "free some space")
-        partial, row = path.with_name(path.name + ".partial"), {int(v): i for i, v in enumerate(views)}
+        m, s, npix = len(self.views), *self.shape[:2]
+        layouts = {name: h5py.VirtualLayout((m, *self.shape), "<f4") for name in self.outputs}
+        place, have, table = {int(v): i for i, v in enumerate(self.views)}, np.zeros(m * s, bool), []
+        for path in self._paths():
+            with open_hdf5(path, "shard") as f:
+                positions = np.array([place[int(v)] for v in f["catalog/view"][:]]) * s + f["catalog/sample"][:]
+                table.append((path.name, path.stat().st_size, int(f.attrs["crc32"])))
+            have[positions] = True
+            for name, layout in layouts.items():
+                source = h5py.VirtualSource(f"{self.final.name}/{path.name}", f"samples/{name}", (len(positions), npix, npix), "<f4")
+                for box, rows in boxes(positions, s):
+                    layout[box] = source[rows]
+        if not have.all():
+            view = self.views[np.flatnonzero(~have)[0] // s]
+            raise UserError(f"{(~have).sum()} samples are missing (first of view {view})", self.folder, "run sample again")
+        partial = self.path.with_name(self.path.name + ".partial")
         with h5py.File(partial, "w") as f:
             f.attrs.update({"format": FORMAT, "version": VERSION, **attributes})
-            f["catalog/view"] = np.asarray(views, np.int64)
-            for name in self.outputs:
-                f.create_dataset(f"samples/{name}", (len(views), *self.shape), "<f4")
-            for shard in sorted(set(found.values())):
-                shard_views, maps = self.read(shard)
-                for i, view in enumerate(shard_views):
-                    for name in self.outputs:
-                        f["samples"][name][row[int(view)]] = maps[name][i]
+            f["catalog/view"] = np.asarray(self.views, np.int64)
+            for name, layout in layouts.items():
+                f.create_virtual_dataset(f"samples/{name}", layout, fillvalue=np.nan)
+            names, sizes, crcs = zip(*table, strict=True)
+            f["shards/name"] = np.array(names, h5py.string_dtype())
+            f["shards/bytes"], f["shards/crc32"] = np.array(sizes, np.int64), np.array(crcs, np.uint32)
         files.sync(partial)
-        os.replace(partial, path)
-        files.remove(self.folder)
+        files.sync(self.folder)
+        files.remove(self.final)
+        os.replace(self.folder, self.final)
+        os.replace(partial, self.path)
+
+    def _paths(self) -> list[Path]:
+        return sorted(self.folder.glob("part-*.h5"))
 
 
-def _crc(tensors: dict[str, np.ndarray]) -> int:
-    crc = 0
-    for name in sorted(tensors):
-        crc = zlib.crc32(np.ascontiguousarray(tensors[name]).tobytes(), crc)
-    return crc
+def boxes(positions: np.ndarray, samples: int) -> Iterator[tuple[tuple[slice, slice], slice]]:
+    """Cut rows that lie at `positions` int64 (n,) of a flattened (M, samples) array into boxes of that array.
+
+    Yields:
+        slices (views, samples) of each box, and the slice of rows that fills it, in C order.
+    """
+    start = 0
+    while start < len(positions):
+        view, sample = divmod(int(positions[start]), samples)
+        end = start + 1  # of the run of neighbours
+        while end < len(positions) and positions[end] == positions[end - 1] + 1:
+            end += 1
+        if sample or end - start < samples:
+            n = min(samples - sample, end - start)
+            box = (slice(view, view + 1), slice(sample, sample + n))
+        else:
+            n = (end - start) // samples * samples
+            box = (slice(view, view + n // samples), slice(0, samples))
+        yield box, slice(start, start + n)
+        start += n
 
 
 def stored_header(path: Path) -> dict | None:
@@ -138,3 +180,23 @@ def stored_header(path: Path) -> dict | None:
         if not {"config", "inputs"} <= set(f.attrs):
             return None
         return {"config": yaml.safe_load(str(f.attrs["config"])), "inputs": json.loads(f.attrs["inputs"])}
+
+
+def refuse_change(old: dict, new: dict, where: Path, exempt: tuple[str, ...]) -> None:
+    """Raise a UserError that names the difference, if these are samples of another config, map file or model.
+
+    A key that the older file does not know had the value that is now its default.
+    """
+    defaults = Config().resolved(*new["config"])
+    refuse_difference(_filled(old["config"], defaults), new["config"], where, "sample", exempt)
+    refuse_difference({"inputs": old["inputs"]}, {"inputs": new["inputs"]}, where, "sample")
+
+
+def _filled(config: dict, defaults: dict) -> dict:
+    out = dict(config)
+    for key, value in defaults.items():
+        if key not in out:
+            out[key] = value
+        elif isinstance(value, dict) and isinstance(out[key], dict):
+            out[key] = _filled(out[key], value)
+    return out

@@ -271,3 +271,16 @@ def test_bad_data_are_named():
         guide(denoise, y.expand(2, -1, -1, -1), forward, adjoint, 1.0)(torch.ones(1, 2, 4, 4), torch.ones(1))
     with pytest.raises(ValueError, match="autograd"):
         guide(torch.no_grad()(denoise), y, forward, adjoint, 1.0)(torch.ones(1, 2, 4, 4), torch.ones(1))
+
+
+def test_maps_on_a_straight_line_are_a_scale_and_an_offset():
+    """Data on m = 3 x - 2 are data on x, less A(-2), with 3 A."""
+    prior = correlated()
+    forward, adjoint, _, y, variance = measured("channel_sum", prior, 0.3)
+    offset = forward(torch.full((1, *SHAPE), -2.0, dtype=torch.float64))
+    shared = {"iterations": 50, "tolerance": 1e-10}
+    by_hand = guide(prior.denoise, y - offset, lambda x: 3 * forward(x), lambda v: 3 * adjoint(v), variance, **shared)
+    line = guide(prior.denoise, y, forward, adjoint, variance, decode=lambda x: (3 * x - 2, torch.full_like(x, 3.0)), **shared)
+    x = draws(len(SIGMAS), *SHAPE, seed=3)
+    assert torch.allclose(line(x, SIGMAS), by_hand(x, SIGMAS), rtol=0, atol=1e-8)
+    assert not torch.allclose(line(x, SIGMAS), prior.denoise(x, SIGMAS), atol=1e-2)

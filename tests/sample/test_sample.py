@@ -12,6 +12,8 @@ from conftest import kill, make_maps, refused, run, start
 
 import hpcdiff
 
+pytestmark = pytest.mark.filterwarnings("ignore:inputs unlike the training maps")  # the hand-made test maps are few and differ widely
+
 CONFIG = """
 run: {{dir: {dir}, seed: 5}}
 network: {{channels: 8, multipliers: [1, 2], blocks: 1}}
@@ -61,7 +63,7 @@ def test_the_file_is_the_contracts(whole):
     assert maps.keys() == {"gas", "dm"} and all(m.shape == (len(test), 3, 16, 16) and m.dtype == np.float32 for m in maps.values())
     assert (attributes["sampler"], attributes["steps"], attributes["nfe"], attributes["seed"]) == ("dpmpp_2m_sde", 6, 6, 5)
     assert set(json.loads(attributes["inputs"])) == {"maps", "model"} and "control" not in attributes
-    assert not (whole / "samples.partial").exists()
+    assert not (whole / "samples.partial").exists() and (whole / "samples.shards").is_dir()
     for m in maps.values():  # samples of one view differ, and so do views
         assert (m[:, 0] != m[:, 1]).any(axis=(1, 2)).all() and (m[0, 0] != m[1, 0]).any()
 
@@ -86,7 +88,7 @@ def test_another_batch_size_stays_within_the_contracts_bound(tmp_path, whole):
 
 def test_killed_and_stopped_runs_keep_what_is_finished_and_give_the_same_bytes(tmp_path, whole):
     config = elsewhere(whole, tmp_path)
-    arguments = ("sample.steps=400", "sample.batch_size=3")
+    arguments = ("sample.steps=60", "sample.batch_size=3")
     process = start("sample", config, *arguments)
     while len(list((tmp_path / "samples.partial").glob("part-*"))) < 1:
         assert process.poll() is None
@@ -197,3 +199,92 @@ def test_model_and_maps_that_do_not_belong_together(tmp_path, whole):
 def test_an_empty_part_is_one_line(tmp_path, whole):
     make_maps(tmp_path / "maps.h5", halos=12, npix=16, train=0.6, val=0.4, test=0.0)
     refused(run("sample", elsewhere(whole, tmp_path), f"run.maps={tmp_path / 'maps.h5'}", ranks=2), "test part", "empty")
+
+
+def test_a_moved_run_is_read_by_plain_h5py_and_a_missing_shard_is_an_error(tmp_path, whole):
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    shutil.copy(whole / "samples.h5", moved)
+    shutil.copytree(whole / "samples.shards", moved / "samples.shards")
+    config = elsewhere(whole, moved)
+    for name, m in samples(moved)[0].items():
+        assert np.array_equal(m, samples(whole)[0][name]) and np.isfinite(m).all()
+    assert "already finished" in run("sample", config).stdout
+    lost = sorted((moved / "samples.shards").glob("part-*"))[1]
+    lost.unlink()
+    refused(run("sample", config), "shard", "missing", lost.name)
+    assert np.isnan(samples(moved)[0]["gas"]).any()  # whoever does not look sees no numbers
+    (moved / "samples.h5").unlink()  # as the error says: then what is missing is drawn
+    kept = {p.name: p.stat().st_mtime_ns for p in (moved / "samples.shards").glob("part-*")}
+    assert run("sample", config).returncode == 0
+    now = {p.name: p.stat().st_mtime_ns for p in (moved / "samples.shards").glob("part-*")}
+    assert kept.items() < now.items() and set(now) - set(kept) == {lost.name}
+    assert samples(moved)[0]["dm"].tobytes() == samples(whole)[0]["dm"].tobytes()
+
+
+def test_the_file_stop_ends_all_ranks_in_the_midst_of_a_batch(tmp_path, whole):
+    config = elsewhere(whole, tmp_path)
+    process = start("sample", config, "sample.steps=1000000", "sample.batch_size=3", ranks=2)  # a batch would take a day
+    while not (tmp_path / "samples.partial" / "run.json").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    time.sleep(1)
+    (tmp_path / "stop").touch()
+    process.wait(60)
+    assert json.loads((tmp_path / "sample.status.json").read_text())["exit"] == 75
+    assert not (tmp_path / "stop").exists() and not (tmp_path / "samples.h5").exists()
+
+
+def test_a_guide_pulls_the_samples_to_its_data_on_any_ranks(tmp_path, whole):
+    drawn = {}
+    for ranks in (1, 2):
+        folder = tmp_path / str(ranks)
+        folder.mkdir()
+        arguments = ("sample.guide.field=total", "sample.guide.noise=0.5", "sample.guide.beam=2.0", "sample.batch_size=4")
+        assert run("sample", elsewhere(whole, folder), *arguments, ranks=ranks).returncode == 0
+        drawn[ranks] = samples(folder)[0]
+    views, unguided = samples(whole)[1], samples(whole)[0]
+    with h5py.File(whole / "maps.h5") as f:
+        truth = sum(w * f["fields"][k][:][views].astype(float) for k, w in (("gas", 0.15), ("dm", 0.85)))
+    for name in unguided:
+        assert drawn[1][name].tobytes() == drawn[2][name].tobytes()
+
+    def wrong(maps):  # of the total of a map, which the beam conserves and the noise of 0.5 a pixel hardly hides
+        return np.abs((0.15 * maps["gas"] + 0.85 * maps["dm"]).mean(1).sum((1, 2)) / truth.sum((1, 2)) - 1)
+
+    assert np.median(wrong(drawn[1])) < 0.2 * np.median(wrong(unguided))
+    refused(run("sample", elsewhere(whole, tmp_path), "sample.guide.field=star", "sample.guide.noise=1"), "star", "total")
+
+
+def test_a_regression_writes_one_map_and_says_so(tmp_path, whole):
+    config, method = elsewhere(whole, tmp_path), ("task.method=regression", f"run.model={tmp_path / 'model'}")
+    assert run("train", config, *method, "train.images=12").returncode == 0
+    done = run("sample", config, *method)
+    assert done.returncode == 0 and "1 sample a view" in done.stdout, done.stderr
+    maps, views, attributes = samples(tmp_path)
+    assert maps["gas"].shape == (len(views), 1, 16, 16)
+    assert (attributes["sampler"], attributes["nfe"], attributes["steps"]) == ("regression", 1, 1)
+    refused(run("sample", elsewhere(whole, tmp_path), "--overwrite", f"run.model={tmp_path / 'model'}"), "task.method", "regression")
+
+
+def test_samples_of_two_runs_are_not_mixed(tmp_path, whole):
+    (tmp_path / "samples.partial").mkdir()
+    shard = next(iter((whole / "samples.shards").glob("part-*")))
+    shutil.copy(shard, tmp_path / "samples.partial")
+    refused(run("sample", elsewhere(whole, tmp_path), "run.seed=6"), "another run", shard.name)
+
+
+def test_maps_that_are_not_finite_or_of_another_scale_are_one_line(tmp_path, whole):
+    shutil.copy(whole / "maps.h5", tmp_path / "maps.h5")
+    view = samples(whole)[1][1]
+    with h5py.File(tmp_path / "maps.h5", "r+") as f:
+        f["fields/sz"][view, 3, 4] = np.nan
+    config = elsewhere(whole, tmp_path)
+    refused(run("sample", config, f"run.maps={tmp_path / 'maps.h5'}", ranks=2), "sz", "not finite", f"view {view}")
+    with h5py.File(tmp_path / "maps.h5", "r+") as f:
+        f.attrs["pixel_mpc"] = 0.4
+    refused(run("sample", config, f"run.maps={tmp_path / 'maps.h5'}"), "0.8 Mpc", "0.4")
+    with h5py.File(tmp_path / "maps.h5", "r+") as f:
+        f.attrs["pixel_mpc"] = 0.8
+        f["fields/sz"].attrs["units"] = "K"
+    refused(run("sample", config, f"run.maps={tmp_path / 'maps.h5'}"), "'K'", "uK")
