@@ -27,6 +27,8 @@ def plan(config: Config) -> Iterable[str]:
             yield f"{path} is not there yet: run project first"
     denoiser = build_denoiser(config.resolved())
     parameters = sum(p.numel() for p in denoiser.parameters())
+    if config.task.method == "regression":
+        yield "a mean-square regression: the mean of the posterior alone, by the same network; the section diffusion is not used"
     yield f"{config.network.name}: {parameters} parameters; a checkpoint has {16 * parameters / 1e6:.1f} MB, {config.train.keep} are kept"
     t = config.train
     yield f"{t.images} images in {-(-t.images // t.batch_size)} steps of {t.batch_size}, engine {t.engine}, {t.precision}"

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import platform
 import time
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from hpcdiff.errors import UserError
 from hpcdiff.train import manifest as manifests
 from hpcdiff.train import storage
 from hpcdiff.train.manifest import Damaged
+from hpcdiff.train.node import this_node
 from hpcdiff.train.pieces import Piece
 from hpcdiff.train.saving import Save, whole_names
 from hpcdiff.world import World
@@ -193,12 +193,6 @@ class Checkpoints:
                 files.remove(old)
             else:
                 os.replace(old, self.folder / old.stem)
-
-
-def this_node() -> str:
-    """A name that all processes under one kernel share, and no others: containers of many machines may bear one host name."""
-    boot = Path("/proc/sys/kernel/random/boot_id")
-    return boot.read_text().strip() if boot.exists() else platform.node()
 
 
 def _differences(shapes: dict[str, list[int]], types: dict[str, str], wanted: dict[str, storage.Run]) -> str | None:

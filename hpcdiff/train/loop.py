@@ -26,6 +26,7 @@ from hpcdiff.train.agreement import SECTIONS
 from hpcdiff.train.card import model_card
 from hpcdiff.train.checkpoint import Checkpoints
 from hpcdiff.train.data import Prefetcher, TrainingData
+from hpcdiff.train.data.universe import universe
 from hpcdiff.train.engines import Engine, build_engine
 from hpcdiff.train.flops import STEP, forward_flops, peak_flops
 from hpcdiff.train.meter import Meter, noise_edges
@@ -42,27 +43,35 @@ def train(config: Config, world: World) -> str:
         UserError: the user's config or files are at fault.
         Stopped: a signal came; a checkpoint has been written.
     """
+    done = None
     with world.together():
-        done = agreement.finished(config)
+        if world.main:  # what a shared disk shows may differ from node to node for a while
+            done = agreement.finished(config)
         agreement.check(config, world)
-    if done:
+    agreement.check_devices(world)
+    if done := world.broadcast(done):
         return done
-    with contextlib.ExitStack() as closing:
-        return _train(config, world, closing)
+    try:
+        with contextlib.ExitStack() as closing:
+            return _train(config, world, closing)
+    except torch.OutOfMemoryError:
+        size = config.train.batch_size // world.size
+        how = "lower train.batch_size, take more ranks, or set train.stage=shared"
+        raise UserError(f"the memory of {world.device} is too small for {size} maps a rank", "train.batch_size", how) from None
 
 
 def _train(config: Config, world: World, closing: contextlib.ExitStack) -> str:
     settings, batch_size = config.train, config.train.batch_size
     watchdog = Watchdog(world, "train", config.dir, settings.first_timeout, settings.timeout)
-    watchdog.beat("reading the maps")
-    data = TrainingData(config, world)
+    data = TrainingData(config, world, watchdog.beat)
     closing.callback(data.close)
 
     torch.manual_seed(config.run.seed)
     denoiser = build_denoiser(config.resolved(), data.statistics)
     parameters = sum(p.numel() for p in denoiser.parameters())
     step_flops = STEP * forward_flops(denoiser, len(config.task.outputs), data.npix, len(config.task.inputs))
-    edges = noise_edges(denoiser)
+    diffusing = config.task.method == "diffusion"
+    edges = noise_edges(denoiser) if diffusing else []
     engine = build_engine(settings, denoiser, world)
     model = Model(config.resolved(*SECTIONS), _info(config, world, data, parameters), data.transforms, denoiser, data.statistics)
 
@@ -92,7 +101,7 @@ def _train(config: Config, world: World, closing: contextlib.ExitStack) -> str:
         if monitor:
             closing.callback(monitor.close)
             monitor.text("config", to_yaml(model.config))
-    meter = Meter(world, world.device, step_flops, peak_flops(world.device, settings.precision))
+    meter = Meter(world, world.device, step_flops, peak_flops(world.device, settings.precision), diffusing)
     batches = Prefetcher(data, _numbers(images, settings, world))
     closing.callback(batches.close)
     vote, h = StopVote(world), data.files[0].attributes.get("h")
@@ -168,13 +177,15 @@ def _info(config: Config, world: World, data: TrainingData, parameters: int) -> 
         "npix": data.npix,
         "pixel_mpc": data.pixel_mpc,
         "units": data.units,
+        "seen": data.seen,
+        **universe(data.files, config.task.outputs),
         "sigma_data": data.statistics["sigma_data"].tolist(),
-        "noise_range": list(data.noise_range),
+        **({"noise_range": list(data.noise_range)} if config.task.method == "diffusion" else {}),
         "parameters": parameters,
         "training_views": data.n_train,
         "inputs": {"maps": agreement.fingerprint(config)},
         "engine": json.loads(data.files[0].attributes.get("provenance", "{}")).get("simulation_engine"),
-        "provenance": json.loads(provenance(world)),
+        "provenance": json.loads(provenance(world)) if world.main else {},  # it starts processes, and rank 0 alone writes it
     }
 
 
@@ -182,10 +193,16 @@ def _announce(config: Config, world: World, data: TrainingData, engine: Engine, 
     """What rank 0 says before the first step."""
     low, high = data.noise_range
     sigma_data = ", ".join(f"{s:.3g}" for s in data.statistics["sigma_data"].tolist())
+    method = "" if config.task.method == "diffusion" else "regression, "
     world.print(
-        f"hpcdiff train: {parameters} parameters, engine {engine.name}, {config.train.precision}; {data.n_train} training views {data.where}, "
+        f"hpcdiff train: {method}{parameters} parameters, engine {engine.name}, {config.train.precision}; {data.n_train} training views {data.where}, "
         f"{data.n_validation} validation views; from image {images} to {config.train.images} on {world.size} rank(s), {world.device}"
     )
+    if engine.uncompiled:
+        world.print(f"hpcdiff train: the network is not compiled, which makes it slower: {engine.uncompiled}")
+    if method:
+        world.print(f"hpcdiff train: sigma_data {sigma_data}; the mean of the training maps has loss 1")
+        return
     world.print(
         f"hpcdiff train: sigma_data {sigma_data}; noise from {config.diffusion.sigma_min:.3g} to {config.diffusion.sigma_max:.3g}, "
         f"these maps suggest {low:.2g} to {high:.2g}"

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import torch
 
+from hpcdiff.train.engines.base import average_step
 from hpcdiff.train.flops import synchronise
 from hpcdiff.world import World
 
@@ -27,10 +28,12 @@ class Meter:
         world: the ranks.
         device: where losses and quantiles are.
         step_flops: model FLOP of one image's training step; 0 if not known.
+        by_noise: whether losses are told apart by their noise quantile.
         peak: FLOP/s that this rank's device can do (`flops.peak_flops`); 0 if not known.
     """
 
-    def __init__(self, world: World, device: torch.device, step_flops: float = 0.0, peak: float = 0.0) -> None:
+    def __init__(self, world: World, device: torch.device, step_flops: float = 0.0, peak: float = 0.0, by_noise: bool = True) -> None:
+        self.by_noise = by_noise
         self.world, self.device, self.step_flops, self.peak = world, device, float(step_flops), float(peak)
         self.sums = torch.zeros(2, BINS, dtype=torch.float64, device=device)  # of finite losses, and their number
         self.number = torch.arange(BINS, device=device)
@@ -106,8 +109,8 @@ class Meter:
         ranks = self.world.allgather({"sums": sums, "counts": counts, **own})
         sums, counts = ([math.fsum(column) for column in zip(*(r[name] for r in ranks), strict=True)] for name in ("sums", "counts"))
         out = {"loss": sum(sums) / sum(counts)} if any(counts) else {}
-        out |= {f"loss_{k}": sums[k] / counts[k] for k in range(BINS) if counts[k]}
-        out |= {"lr": lr, "ema": ema_in_force(ema, int(counters["updates"])), **counters}
+        out |= {f"loss_{k}": sums[k] / counts[k] for k in range(BINS) if counts[k] and self.by_noise}
+        out |= {"lr": lr, "ema": 1 - float(average_step(torch.tensor(counters["updates"]).double(), ema)), **counters}
 
         maps, peak = (math.fsum(r[name] for r in ranks) for name in ("maps", "peak"))
         seconds = max(max(r["seconds"] for r in ranks), 1e-9)
@@ -126,11 +129,6 @@ class Meter:
         self.checkpoint_s = None
         self._restart_clock()
         return out
-
-
-def ema_in_force(ema: float, updates: int) -> float:
-    """Decay of the weights' average after n updates, min(ema, (1 + n) / (10 + n)): short-sighted at first, when weights still move far."""
-    return min(ema, (1 + updates) / (10 + updates))
 
 
 def memory_gb(device: torch.device) -> dict[str, float]:

@@ -50,7 +50,7 @@ class Monitor:
     Args:
         run_dir: the run's folder.
         images: images seen at the start.
-        edges: noise levels between the bins of the loss, in transformed units; none: the bins are in `stats.jsonl` alone.
+        edges: noise levels between the bins of the loss, in transformed units; none: bins have no tags in TensorBoard.
     """
 
     def __init__(self, run_dir: Path, images: int, edges: Sequence[float] = ()) -> None:

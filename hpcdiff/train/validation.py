@@ -1,4 +1,4 @@
-"""What validation looks at: the loss of the averaged weights with fixed noise, and pictures of samples."""
+"""What validation looks at: the loss of the averaged weights with fixed noise, and pictures of samples, or of a regression's mean."""
 
 from __future__ import annotations
 
@@ -44,7 +44,9 @@ def validate(engine: Engine, data: TrainingData, batch_size: int, world: World, 
 def draw(
     engine: Engine, data: TrainingData, config: Config, model: Model, h: float | None, world: World, alive: Callable
 ) -> dict[str, Figure]:
-    """Pictures of posterior samples of a few validation views, drawn with the averaged weights on rank 0; empty elsewhere. Collective.
+    """Pictures of posterior samples of a few validation views, or of the mean that a regression gives, by the averaged weights.
+
+    Drawn on rank 0; empty elsewhere. Collective.
 
     Args:
         model: holds transforms and units; its weights are not looked at.
@@ -56,10 +58,12 @@ def draw(
             return {}
         views = np.linspace(0, data.n_validation - 1, min(SHOWN, data.n_validation)).astype(int)
         batch = data.validation(views)
+        width = data.pixel_mpc * data.npix if data.pixel_mpc else None
+        truth = batch.condition.cpu().numpy(), batch.target.cpu().numpy()
         model.denoiser, model.device, model.precision = denoiser, engine.device, config.train.precision
-        keys = sample_keys(config.run.seed, views, SAMPLES).reshape(-1)
-        which = torch.arange(len(views)).repeat_interleave(SAMPLES)
+        samples, word = (1, "mean") if config.task.method == "regression" else (SAMPLES, "sample")
+        keys = sample_keys(config.run.seed, views, samples).reshape(-1)
+        which = torch.arange(len(views)).repeat_interleave(samples)
         drawn = model.draw(batch.condition.cpu()[which], keys, "dpmpp_2m_sde", STEPS, "matched", lambda _step: alive())
-    drawn = drawn.reshape(len(views), SAMPLES, *drawn.shape[1:])
-    width = data.pixel_mpc * data.npix if data.pixel_mpc else None
-    return sample_pictures(model, batch.condition.cpu().numpy(), batch.target.cpu().numpy(), drawn.numpy(), width, h)
+    drawn = drawn.reshape(len(views), samples, *drawn.shape[1:])
+    return sample_pictures(model, *truth, drawn.numpy(), width, h, word)

@@ -12,6 +12,7 @@ from hpcdiff.diffusion import EDMDenoiser, VEDenoiser, denoising_loss
 from hpcdiff.network import NCSNpp, compiled
 from hpcdiff.network.blocks import Attention, ResidualBlock
 from hpcdiff.network.layers import NormSiLU, conv3x3
+from hpcdiff.regression import RegressionDenoiser
 
 torch.set_num_threads(1)
 LAST = torch.channels_last
@@ -23,7 +24,12 @@ def denoiser(precondition: str, **changes) -> nn.Module:
     for layer in network.modules():  # the last convolutions start near 0, where their inputs would not be seen
         if isinstance(layer, nn.Conv2d):
             nn.init.uniform_(layer.weight, -0.2, 0.2)
-    made = VEDenoiser(network, 0.01, 1.0) if precondition == "ve" else EDMDenoiser(network, [0.2, 0.5], condition_std=torch.tensor([2.0]))
+    measured = {"sigma_data": [0.2, 0.5], "condition_std": torch.tensor([2.0])}
+    made = {
+        "ve": lambda: VEDenoiser(network, 0.01, 1.0),
+        "edm": lambda: EDMDenoiser(network, **measured),
+        "regression": lambda: RegressionDenoiser(network, **measured),
+    }[precondition]()
     return made.to(memory_format=LAST)
 
 
@@ -43,7 +49,7 @@ def gradients(output: Tensor, module: nn.Module) -> dict[str, Tensor]:
     return dict(zip(names, torch.autograd.grad(output, parameters), strict=True))
 
 
-@pytest.mark.parametrize("precondition", ["ve", "edm"])
+@pytest.mark.parametrize("precondition", ["ve", "edm", "regression"])
 def test_denoiser_is_one_graph_and_its_gradients_are_those_of_eager(precondition):
     plain = denoiser(precondition)
     torch._dynamo.reset()
@@ -175,7 +181,7 @@ class NoConstant(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("precondition", ["ve", "edm"])
+@pytest.mark.parametrize("precondition", ["ve", "edm", "regression"])
 def test_a_step_never_waits_for_the_device(precondition):
     """On the meta device, which stands for a GPU: the same code, no values."""
     made = denoiser(precondition, multipliers=(1, 2), dropout=0.1).to("meta")

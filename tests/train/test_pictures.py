@@ -127,3 +127,13 @@ def test_one_view_and_samples_of_a_network_that_failed():
     from matplotlib import pyplot
 
     assert not pyplot.get_fignums()  # figures of their own: nothing is left behind
+
+
+def test_a_regression_s_mean_is_called_so():
+    made = fields()
+    figures = draw(made, {f: made[f][:, None] for f in MODEL.outputs}, word="mean")
+    assert [axis.get_title() for axis in figures["validation/maps"].axes if axis.images][3] == "gas\nmean"
+    spectra = figures["validation/b(k) and r(k)"]
+    labels = {text.get_text() for axis in spectra.axes if axis.get_legend() for text in axis.get_legend().get_texts()}
+    assert "posterior mean" in labels and not any("sample" in label for label in labels)
+    assert "mean" in spectra.axes[0].get_ylabel() and "sample" not in spectra.axes[0].get_ylabel()

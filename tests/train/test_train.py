@@ -10,7 +10,13 @@ import h5py
 import numpy as np
 import pytest
 import safetensors.torch
+import torch
 from conftest import kill, make_maps, refused, run, start
+
+from hpcdiff.config import read_config
+from hpcdiff.errors import UserError
+from hpcdiff.train import loop
+from hpcdiff.world import World
 
 CONFIG = """
 run: {{dir: {dir}}}
@@ -19,6 +25,12 @@ diffusion: {{precondition: {precondition}}}
 task: {{transform: asinh}}
 train: {{batch_size: 6, images: 240, precision: fp32, lr: 1.0e-4, ema: 0.99, checkpoint_every: 36, validate_every: 90, log_every: 30, keep: 2}}
 """
+
+
+class Alone(World):
+    """One process, without signals."""
+
+    device = torch.device("cpu")
 
 
 def write(folder, precondition="edm", dropout=0.1):
@@ -184,7 +196,6 @@ def test_a_changed_key_or_map_file_is_refused(tmp_path, whole):
         (["task.outputs=[star]"], ["star", "task.outputs"]),
         (["network.multipliers=[1,1,1,1,1,1]"], ["16 pixels"]),
         (["network.name=unet"], ["not built yet"]),
-        (["task.method=regression"], ["not built yet"]),
     ],
 )
 def test_bad_input_is_one_line(tmp_path, maps, arguments, words):
@@ -196,6 +207,55 @@ def test_bad_input_is_one_line(tmp_path, maps, arguments, words):
 @pytest.mark.parametrize("argument", ["train.map_weights=[1,2]", "network.attention=[4]", "train.max_skipped=0", "task.transform=log"])
 def test_a_config_that_does_not_hold_together_is_one_line(tmp_path, maps, argument):
     refused(run("train", new_run(tmp_path, maps), argument), argument.split("=")[0])
+
+
+def test_a_compiler_that_is_not_there_is_one_line(tmp_path, maps):
+    done = run("train", new_run(tmp_path, maps), "train.compile=true", ranks=2, CXX="/nowhere/g++")
+    refused(done, "C++ compiler", "/nowhere/g++", "train.compile=false")
+
+
+def test_a_device_without_memory_is_one_line(tmp_path, maps, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(loop, "_train", full)
+    with pytest.raises(UserError, match="memory of cpu.*6 maps a rank, train.batch_size"):
+        loop.train(read_config(new_run(tmp_path, maps)), Alone())
+
+
+class Gpus(Alone):
+    """Rank 1 of several, by the GPUs that they see."""
+
+    rank = 1
+
+    def __init__(self, *gpus):
+        super().__init__()
+        self.gpus, self.size = gpus, len(gpus)
+
+    def allgather(self, value):
+        assert value[1] is None
+        return [["node", gpu] for gpu in self.gpus]
+
+
+def test_ranks_that_cannot_join_are_one_line():
+    loop.agreement.check_devices(Gpus("a", "b"))
+    loop.agreement.check_devices(Gpus(None, None))
+    with pytest.raises(UserError, match="rank 1 .node. sees no GPU, and others do"):
+        loop.agreement.check_devices(Gpus("a", None, "b"))
+    with pytest.raises(UserError, match="ranks 0 and 2 have the same GPU of node"):
+        loop.agreement.check_devices(Gpus("a", "b", "a"))
+
+
+def test_rank_0_says_whether_there_is_work_to_do(tmp_path, maps, monkeypatch):
+    class Second(Alone):
+        rank = 1
+
+        def broadcast(self, value):
+            assert value is None
+            return "done already"
+
+    monkeypatch.setattr(loop.agreement, "finished", lambda config: pytest.fail("rank 1 looked for itself"))
+    assert loop.train(read_config(new_run(tmp_path, maps)), Second()) == "done already"
 
 
 def test_a_batch_that_does_not_divide_is_refused_once_and_no_rank_hangs(tmp_path, maps):

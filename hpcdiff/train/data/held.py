@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import platform
 import secrets
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import torch
 from hpcdiff.errors import UserError
 from hpcdiff.train.data.stream import Stream
 from hpcdiff.train.data.sums import shared_out
+from hpcdiff.train.node import Node
 from hpcdiff.world import World
 
 MEMORY = Path("/dev/shm")
@@ -36,16 +36,6 @@ class Held:
     def close(self) -> None:
         """Let the memory go."""
         del self.tensor
-
-
-class Node:
-    """The ranks that share this rank's node: their numbers in the world, and this one's place among them. Collective."""
-
-    def __init__(self, world: World) -> None:
-        nodes = world.allgather(platform.node())
-        self.ranks = [r for r, name in enumerate(nodes) if name == nodes[world.rank]]
-        self.place = self.ranks.index(world.rank)
-        self.first = self.place == 0
 
 
 def hold_on_gpu(stream: Stream, device: torch.device) -> Held:

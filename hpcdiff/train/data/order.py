@@ -68,6 +68,12 @@ class Order:
             out[file == f] = self.first[f] + images_of(drawn[file == f], self.sizes[f], self.seed, int(f))
         return out
 
+    def weights(self) -> np.ndarray:
+        """How often each view is shown, over the mean, float64 (sum(sizes),); exactly 1 where files are weighted by their views."""
+        total, n = int(self.shares.sum()), sum(self.sizes)
+        each = [share * n / (total * size) for share, size in zip(self.shares.tolist(), self.sizes, strict=True)]
+        return np.repeat(each, self.sizes)
+
     def _files(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The file of each image, and how many images that file has given before it."""
         file, drawn = np.empty_like(numbers), np.empty_like(numbers)

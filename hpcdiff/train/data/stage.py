@@ -13,8 +13,9 @@ import torch
 from hpcdiff import files
 from hpcdiff.errors import UserError
 from hpcdiff.maps import MapFile
-from hpcdiff.train.data.held import MEMORY, Held, Node, hold_on_gpu, hold_shared
+from hpcdiff.train.data.held import MEMORY, Held, hold_on_gpu, hold_shared
 from hpcdiff.train.data.stream import Stream
+from hpcdiff.train.node import Node
 from hpcdiff.world import World
 
 
@@ -27,7 +28,7 @@ def place(stage: str, stream: Stream, device: torch.device, world: World) -> tup
     Raises:
         UserError: there is no room for them where the config wants them.
     """
-    node = Node(world)
+    node = Node(world, MEMORY)
     size = 4 * len(stream.views) * len(stream.fields) * stream.npix**2
     words = f"{size / 1e9:.3g} GB"
     if stage in ("auto", "gpu"):
@@ -88,8 +89,8 @@ def local_copies(maps: list[MapFile], world: World) -> list[MapFile]:
     Raises:
         UserError: the disk has no room, or a copy is not like the original.
     """
-    node, copies = Node(world), []
     folder = Path(os.environ.get("SLURM_TMPDIR") or tempfile.gettempdir())
+    node, copies = Node(world, folder), []
     for original in maps:
         size = original.path.stat().st_size
         copy = folder / f"hpcdiff-{os.getuid()}-{original.fingerprint}-{size}.h5"

@@ -15,21 +15,24 @@ MODE_VIEWS = 256
 
 
 def statistics(
-    take: Callable[[np.ndarray], torch.Tensor], n: int, inputs: int, shape: tuple[int, int, int], augmented: bool, world: World
+    take: Callable[[np.ndarray], torch.Tensor], weights: np.ndarray, inputs: int, shape: tuple[int, int, int], augmented: bool, world: World
 ) -> dict[str, torch.Tensor]:
-    """Means and deviations over the n training views, in network units: see `Model.statistics`. Collective.
+    """Means and deviations over the training views, in network units: see `Model.statistics`. Collective.
 
     With augmentation, over all 8 symmetries of the square, as the network sees them. The same bits for any number of ranks.
 
     Args:
         take: view numbers -> (B, K + C, npix, npix), conditions first, as the network sees them.
+        weights: (n,), with mean 1: how often each training view is shown.
         inputs: K. shape: (K + C, npix, npix).
     """
 
     def moments(block: np.ndarray) -> np.ndarray:
         x = take(block).double()
-        return torch.stack([x.sum(0), (x**2).sum(0)]).cpu().numpy()
+        weight = torch.from_numpy(weights[block]).to(x.device)[:, None, None, None]
+        return torch.stack([(weight * x).sum(0), (weight * x**2).sum(0)]).cpu().numpy()
 
+    n = len(weights)
     mean, square = torch.from_numpy(summed(n, moments, (2, *shape), world) / n)
     if augmented:
         mean, square = (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 
@@ -9,6 +11,7 @@ from hpcdiff import diffusion
 from hpcdiff.config import Config
 from hpcdiff.observe import observation_keys, observations
 from hpcdiff.train.data.batch import NOISE, VALIDATION_STREAM, Batch, keys_of, level_quantiles, symmetries, to_device, turn
+from hpcdiff.train.data.familiar import bounds_seen
 from hpcdiff.train.data.fitting import fit_transforms
 from hpcdiff.train.data.order import Order
 from hpcdiff.train.data.stage import local_copies, place
@@ -25,7 +28,7 @@ class TrainingData:
     """Maps of the training and validation views, and batches of them. Collective.
 
     Args:
-        config: the run's. world: its ranks.
+        config: the run's. world: its ranks. beat: called with the name of each part of the work, which may take long, as it begins.
     Raises:
         UserError: map files that are incomplete, damaged, do not go together or lack something; an empty split; a constant field; more
             ranks than training views; no room at `train.stage`; a beam in Mpc where pixels have no common size.
@@ -33,33 +36,41 @@ class TrainingData:
         transforms: {field: Transform}. statistics: as in `Model.statistics`.
         npix, pixel_mpc (None where views differ), units ({field: text}), fingerprints (one a file), files (list of MapFile).
         n_train, n_validation: views.
+        seen: {input: {quantity: [low, high]}}, what the training maps of each input were like, as observed (`hpcdiff.seen`).
         where: words on where the maps wait, and how much they take.
         noise_range: suggested (sigma_min, sigma_max), see `statistics.noise_range`.
         device: where batches are.
     """
 
-    def __init__(self, config: Config, world: World) -> None:
+    def __init__(self, config: Config, world: World, beat: Callable[[str], None] = lambda phase: None) -> None:
         self.device = getattr(world, "device", torch.device("cpu"))
         self.seed, self.augment, task = config.run.seed, config.train.augment, config.task
         self.inputs, fields = list(task.inputs), [*task.inputs, *task.outputs]
+        beat("reading the maps")
         with world.together():
             self.files = open_files(config)
             self.views = choose(self.files, config, world.size)
             self.npix, self.pixel_mpc = self.files[0].npix, self.files[0].attributes.get("pixel_mpc")
             self.observed = observations(config.observe, self.inputs, self.pixel_mpc)
         if config.train.stage == "local":
+            beat("copying the maps")
             self.views.files = local_copies(self.files, world)
         self.units = {field: self.files[0].units[field] for field in fields}
         self.fingerprints = [maps.fingerprint for maps in self.files]
         self.n_train, self.n_validation = self.views.n_train, len(self.views) - self.views.n_train
         self.order = Order(self.views.sizes, self.seed, config.train.map_weights)
+        beat("checking the maps")
         self.transforms = fit_transforms(self.views, task, world)
         with world.together():
             # what is observed waits in its own units, as the telescope comes before the transform
             self.stream = Stream(self.views, fields, {f: t for f, t in self.transforms.items() if f not in self.observed})
+        beat("taking the maps to where they wait")
         self.store, self.where = place(config.train.stage, self.stream, self.device, world)
+        beat("measuring the maps")
         shape = (len(fields), self.npix, self.npix)
-        self.statistics = statistics(self._once, self.n_train, len(self.inputs), shape, self.augment, world)
+        self.statistics = statistics(self._once, self.order.weights(), len(self.inputs), shape, self.augment, world)
+        beat("describing the maps")
+        self.seen = bounds_seen(self.views, self.inputs, self._observed_alone, world)
         self.noise_range = self._noise_range(config.sample.init == "matched", world)
 
     def batch(self, numbers: np.ndarray) -> Batch:
@@ -107,6 +118,13 @@ class TrainingData:
         x = to_device(self.store.take(views), self.device)
         keys = to_device(keys_of(views, self.seed, STATISTICS_STREAM), self.device)
         return torch.cat([self._observe(x[:, : len(self.inputs)], keys), x[:, len(self.inputs) :]], 1)
+
+    def _observed_alone(self, field: str, maps: torch.Tensor, views: np.ndarray) -> torch.Tensor:
+        """Maps of one input in its own units (B, npix, npix), as in `_once` but not transformed; on the CPU."""
+        if field not in self.observed:
+            return maps
+        keys = keys_of(views, self.seed, STATISTICS_STREAM)
+        return self.observed[field](to_device(maps, self.device), to_device(keys, self.device)).cpu()
 
     def _noise_range(self, matched: bool, world: World) -> tuple[float, float]:
         found = None

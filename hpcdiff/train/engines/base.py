@@ -17,13 +17,21 @@ from torch import Tensor
 from hpcdiff.denoiser import memory_layout
 from hpcdiff.diffusion import denoising_loss
 from hpcdiff.errors import UserError
-from hpcdiff.network import compiled
+from hpcdiff.network import cannot_compile, compiled
 from hpcdiff.sections import Train
 from hpcdiff.train.data import Batch
 from hpcdiff.train.pieces import Piece, cut, room
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """Adam's running means of the gradient and of its square (Kingma & Ba 2015)."""
+
+
+def average_step(updates: Tensor, ema: float) -> Tensor:
+    """By what part of its distance from the weights the average moves after n `updates`: 1 - min(ema, (1 + n) / (10 + n)).
+
+    Short-sighted at first, when weights still move far.
+    """
+    return (9 / (10 + updates)).clamp_min(1 - ema)
 
 
 @dataclass
@@ -61,6 +69,7 @@ class Engine:
         masters: the tensors that Adam updates, fp32; here the parameters themselves.
         ema: their averages, in the same order; here the parameters of `average`, a second denoiser.
         adam: the optimiser; its state holds the moments of each of `masters`.
+        uncompiled: why the network is not compiled though it should be; None if nothing is amiss.
     """
 
     name = ""
@@ -83,8 +92,10 @@ class Engine:
         shared = {id(b): b for b in denoiser.buffers()}  # buffers are constants: both denoisers have the same
         self.average = copy.deepcopy(denoiser, shared).requires_grad_(False).eval()
         compiling = self.compilable and (self.device.type == "cuda" if train.compile is None else train.compile)
+        self.uncompiled = cannot_compile(self.device) if compiling else None
         # training alone is compiled: validation and pictures have other batch sizes, and each would compile anew
-        self.inner = Autocast(compiled(denoiser) if compiling else denoiser, self.device.type, self.bf16)
+        network = compiled(denoiser) if compiling and not self.uncompiled else denoiser
+        self.inner = Autocast(network, self.device.type, self.bf16)
         self.adam = torch.optim.Adam(denoiser.parameters(), lr=train.lr, fused=True)
         self.parallel: Callable = self.inner
         self.named = dict(denoiser.named_parameters())
@@ -156,8 +167,8 @@ class Engine:
 
     @torch.no_grad()
     def _average(self, finite: Tensor, ema: float) -> None:
-        """Move the average by 1 - min(ema, (1 + n) / (10 + n)) of its distance from the weights; n: updates before this one."""
-        weight = (9 / (10 + self.updates)).clamp_min(1 - ema) * finite
+        """Move the average towards the weights, unless the step was skipped."""
+        weight = average_step(self.updates, ema) * finite
         # three passes, since a lerp with a weight on the device would be one small kernel for each tensor
         distance = torch._foreach_sub(self.masters, self.ema)
         torch._foreach_mul_(distance, weight)
@@ -190,7 +201,7 @@ class Engine:
         return {"updates": int(updates), "skipped": int(skipped), "skipped_in_a_row": int(in_a_row), "gradient_norm": norm}
 
     def losses(self, denoise: Callable, batch: Batch) -> Tensor:
-        """Denoising loss of each image (B,), in this engine's precision."""
+        """Denoising loss (or that of the regression) of each image (B,), in this engine's precision."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             return self._losses(denoise, batch)
 

@@ -50,7 +50,7 @@ def main():
         rest(world, "holds")
     parts = [*data.statistics.values(), *vars(data.batch(np.arange(24))).values(), *vars(data.validation(np.arange(5))).values()]
     digest = hashlib.sha256(b"".join(x.numpy().tobytes() for x in parts))
-    digest.update(repr([data.transforms, data.noise_range]).encode())
+    digest.update(repr([data.transforms, data.noise_range, data.seen]).encode())
     inodes = [line.split()[4] for line in Path("/proc/self/maps").read_text().splitlines() if "/dev/shm/hpcdiff-" in line]
     say(f"rank {world.rank} digest {digest.hexdigest()} memory {','.join(inodes)}")
     world.barrier()

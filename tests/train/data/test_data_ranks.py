@@ -10,7 +10,7 @@ import pytest
 from conftest import LAUNCHERS, ROOT, environment, kill, make_maps
 
 SCRIPT = Path(__file__).with_name("data_ranks.py")
-SETTINGS = ["task.transform={sz: asinh, xray: log10 standard, gas: 4sigma}", "train.map_weights=[1, 2]"]
+SETTINGS = ["task.transform={sz: asinh, xray: log10 standard, gas: 4sigma}", "train.map_weights=[1, 2]", "observe.sz={noise: 3.0}"]
 
 
 @pytest.fixture(scope="module")

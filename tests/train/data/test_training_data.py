@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import make_maps
 
-from hpcdiff import maps
+from hpcdiff import maps, seen
 from hpcdiff.config import read_config
 from hpcdiff.errors import UserError
 from hpcdiff.observe import ObservedMaps
@@ -150,6 +150,31 @@ def test_statistics_are_those_of_all_turned_views(files):
         "condition_std": (std**2).mean((1, 2)).sqrt()[:2],
     }.items():
         torch.testing.assert_close(data.statistics[name].double(), wanted, rtol=1e-5, atol=1e-7)
+
+
+def test_statistics_count_each_file_by_its_weight(files):
+    data = data_of(files, "train.map_weights=[1, 3]", "train.augment=false", files=("a.h5", "b.h5"))
+    first = data.views.sizes[0]
+    a, b = (data.store.take(np.arange(*ends)).double() for ends in ((0, first), (first, data.n_train)))
+    mean = (a.mean(0) + 3 * b.mean(0)) / 4
+    std = (((a - mean) ** 2).mean(0) + 3 * ((b - mean) ** 2).mean(0)).div(4).sqrt()
+    torch.testing.assert_close(data.statistics["mean"].double(), mean[2:], rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(data.statistics["std"].double(), std[2:], rtol=1e-5, atol=1e-6)
+    shown = data.order.views(np.arange(64 * 100))
+    assert data.order.weights()[0] * len(shown) / data.n_train == pytest.approx((shown < first).sum() / first, rel=0.01)
+    assert (data_of(files, files=("a.h5", "b.h5")).order.weights() == 1).all()
+
+
+def test_what_the_training_maps_were_like_is_what_the_network_is_shown(files):
+    source = maps.MapFile(files / "a.h5")
+    x = source.read("sz", source.rows("train"))
+    data = data_of(files, "train.stage=none", "task.transform=log10")
+    assert data.seen["sz"] == seen.bounds([seen.describe(x)]) and set(data.seen) == {"sz", "xray"}
+    noisy = data_of(files, "observe.sz={noise: 3.0}")
+    shown = noisy.transforms["sz"].inverse(noisy._once(np.arange(noisy.n_train))[:, 0].numpy())
+    for name, ends in seen.bounds([seen.describe(shown)]).items():
+        assert noisy.seen["sz"][name] == pytest.approx(ends, rel=1e-4, abs=1e-4), name
+    assert noisy.seen["xray"] == data.seen["xray"] and noisy.seen["sz"]["noise"][0] > 1 > data.seen["sz"]["noise"][0]
 
 
 def test_inputs_are_standardised_as_they_are_observed(files):

@@ -162,3 +162,10 @@ def test_the_compiled_network_trains_as_the_eager_one():
         assert names == ["network.first.weight", "network.first.bias", "network.second.weight", "network.second.bias"]
     for k, v in ends[0].items():
         torch.testing.assert_close(ends[1][k], v, rtol=1e-4, atol=1e-6)
+
+
+def test_where_no_compiler_is_the_network_runs_as_it_is(monkeypatch):
+    monkeypatch.setenv("CXX", "/nowhere/g++")
+    e, plain = engine(compiled=True), engine()
+    assert "/nowhere/g++" in e.uncompiled and plain.uncompiled is None
+    assert torch.equal(e.step(make_batch(0), 1e-3, 0.9), plain.step(make_batch(0), 1e-3, 0.9))
