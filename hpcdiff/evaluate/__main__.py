@@ -1,4 +1,7 @@
-"""`python -m hpcdiff.evaluate CONFIG.yaml`: samples.h5 against maps.h5 -> metrics.json, figures/, report.html."""
+"""`python -m hpcdiff.evaluate CONFIG.yaml`: samples.h5 against maps.h5 -> metrics.json, figures/, report.html.
+
+`python -m hpcdiff.evaluate --compare A B [--out DIR]` sets two evaluated runs side by side.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hpcdiff import files
+from hpcdiff.command import run_command
 from hpcdiff.errors import UserError
 from hpcdiff.evaluate.inputs import open_inputs
 from hpcdiff.evaluate.run import measure
 from hpcdiff.launch import run_stage
 from hpcdiff.strict import refuse_difference
-from hpcdiff.world import World
+from hpcdiff.world import World, launched_rank
 
 SECTIONS = ("task", "evaluate")
 
@@ -72,7 +76,16 @@ def _finished(target: Path, config) -> dict | None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the stage; the exit status."""
+    """Run the stage, or compare two runs; the exit status."""
+    argv = sys.argv[1:] if argv is None else argv
+    if any(word.split("=")[0] == "--compare" for word in argv):
+        from hpcdiff.evaluate.compare import USAGE, compare
+
+        if launched_rank("evaluate") != 0:
+            return 0
+        return run_command("evaluate", USAGE, compare, argv, "the same command starts it again")
+    if {"-h", "--help"} & set(argv) and launched_rank("evaluate") == 0:
+        print("usage: hpcdiff evaluate --compare A B [--out DIR]")
     return run_stage("evaluate", plan, work, outputs, argv)
 
 

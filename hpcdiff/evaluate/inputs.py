@@ -13,16 +13,17 @@ from hpcdiff.errors import UserError
 from hpcdiff.evaluate.blocks import in_blocks
 from hpcdiff.maps import PARTS, MapFile, open_hdf5
 from hpcdiff.observe import ObservedMaps
+from hpcdiff.samples import find_shards, verify_shard
 from hpcdiff.world import World
 
 FORMAT = "hpcdiff-samples"
 
 
 class Samples:
-    """A finished samples file, opened for each read.
+    """A finished samples file, opened for each read; its shards, if it has some, are all there.
 
     Attributes:
-        path, fields (list), views (int64 (M,), rows of the map file), count (samples a view), npix, attributes (root),
+        path, shards (list), fields (list), views (int64 (M,), rows of the map file), count (samples a view), npix, attributes (root),
         inputs ({name: fingerprint}, empty if the file has none), control (text or None).
     """
 
@@ -52,6 +53,7 @@ class Samples:
         except (ValueError, yaml.YAMLError):
             raise UserError("its root attributes `inputs` and `config` are not JSON and YAML", path, "run sample again") from None
         self.control = self.attributes.get("control") or None
+        self.shards = find_shards(path)
 
     def read(self, field: str, positions: np.ndarray) -> np.ndarray:
         """Samples float32 (len(positions), S, npix, npix) at neighbouring positions of the file.
@@ -85,7 +87,19 @@ class Samples:
             raise UserError(f"the samples have {self.npix} pixels a side, the maps {maps.npix}", self.path, "run sample again")
 
     def fingerprint(self, world: World) -> str:
-        """SHA-256 over the views and samples, hexadecimal; checks on the way that all are finite. Collective."""
+        """SHA-256 over the views and samples, hexadecimal, the same with shards or without. Collective.
+
+        Raises:
+            UserError: a shard differs from its checksum; a value is not finite.
+        """
+
+        def check(block: np.ndarray) -> dict[str, np.ndarray]:
+            for n in block:
+                verify_shard(self.shards[n])
+            return {}
+
+        for _ in in_blocks(world, np.arange(len(self.shards)), check, " shards checked"):
+            pass
 
         def digest(block: np.ndarray) -> dict[str, np.ndarray]:
             h = hashlib.sha256(self.views[block].astype("<i8").tobytes())
@@ -126,9 +140,9 @@ def open_inputs(config) -> tuple[MapFile, Samples]:
     return ObservedMaps(maps, observed, config.task.inputs, seed), samples
 
 
-def hubble(maps: MapFile, config) -> float:
-    """h of the maps: the file's own, else the config's."""
-    return float(maps.attributes.get("h", config.cosmology.h))
+def cosmology(maps: MapFile, config) -> tuple[float, float, float]:
+    """h, Om0 and Ob0 of the maps: the file's own, else the config's."""
+    return tuple(float(maps.attributes.get(name, getattr(config.cosmology, name))) for name in ("h", "Om0", "Ob0"))
 
 
 def parts_of(maps: MapFile, rows: np.ndarray) -> str:

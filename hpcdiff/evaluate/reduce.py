@@ -1,4 +1,4 @@
-"""From the numbers of every view to `metrics.json`: bins of halo mass, summaries, errors by bootstrap over halos.
+"""From the numbers of every view to `metrics.json`: bins, summaries, errors by bootstrap over halos.
 
 Runs on rank 0 alone, on columns sorted by view. A number that does not exist is null, with its reason under `reasons`.
 """
@@ -7,103 +7,35 @@ from __future__ import annotations
 
 import numpy as np
 
-from hpcdiff.evaluate import calibration
 from hpcdiff.evaluate.baselines import Baselines
+from hpcdiff.evaluate.bins import SIGNAL, Bin, curve, mass_bins, one_view_per_halo, signal_bins
+from hpcdiff.evaluate.calibrated import calibration_of
+from hpcdiff.evaluate.consistency import consistency
+from hpcdiff.evaluate.morphology import structure_of, substructure_of
+from hpcdiff.evaluate.observables import APERTURE_MPC, signal_field
 from hpcdiff.evaluate.views import ERROR_EDGES
 from hpcdiff.measures import ratio
 
 TABLE = ("b_small", "b_large", "r_small", "r_large")
-SEED = 20251
-"""Of the bootstrap: fixed, so that the same samples give the same metrics."""
+BY_MASS = ("table1", "table1_per_sample")
+"""Quantities in bins of true mass alone, as in the paper; all others are also in bins of the signal."""
+OF_FILE = ("k", "radius")
 
 
-def mass_bins(bins: dict[str, list[float]], mass: np.ndarray) -> dict[str, np.ndarray]:
-    """{name: bool (views,)}: [low, high), the bin with the highest top closed; `all` is every view."""
-    top = max((high for _, high in bins.values()), default=0.0)
-    chosen = {name: (mass >= low) & ((mass < high) | ((high == top) & (mass == high))) for name, (low, high) in bins.items()}
-    return {**chosen, "all": np.ones(len(mass), bool)}
-
-
-class Bin:
-    """The views of one mass bin, and bootstrap draws of its halos.
-
-    Args:
-        halos: int64 (views,), halo of each view. draws: number of bootstrap draws.
-    """
-
-    def __init__(self, halos: np.ndarray, draws: int) -> None:
-        self.halos, self.index = np.unique(halos, return_inverse=True)
-        self.n = len(self.halos)
-        rng = np.random.default_rng(SEED)
-        self.weights = np.array([np.bincount(rng.integers(0, self.n, self.n), minlength=self.n) for _ in range(draws)], np.float64)
-
-    def _sums(self, values: np.ndarray) -> np.ndarray:
-        return np.bincount(self.index, values, self.n)
-
-    def _error(self, top: np.ndarray, bottom: np.ndarray) -> float | None:
-        """Spread over the draws of a ratio of sums over halos; null for a single halo."""
-        if np.count_nonzero(bottom) < 2:
-            return None
-        with np.errstate(invalid="ignore", divide="ignore"):
-            drawn = np.einsum("dh,h->d", self.weights, top) / np.einsum("dh,h->d", self.weights, bottom)
-        drawn = drawn[np.isfinite(drawn)]
-        return float(drawn.std(ddof=1)) if len(drawn) > 1 else None
-
-    def summary(self, values: np.ndarray) -> dict | None:
-        """Over views; views whose value is NaN are left out, and null is all that is left of none."""
-        good = np.isfinite(values)
-        if not good.any():
-            return None
-        p16, median, p84 = np.percentile(values[good], [16, 50, 84])
-        counts = self._sums(good.astype(np.float64))
-        return {
-            "mean": float(values[good].mean()),
-            "median": float(median),
-            "p16": float(p16),
-            "p84": float(p84),
-            "error_of_mean": self._error(self._sums(np.where(good, values, 0.0)), counts),
-            "n_views": int(good.sum()),
-            "n_halos": int(np.count_nonzero(counts)),
-        }
-
-    def per_halo(self, values: np.ndarray) -> np.ndarray:
-        """Mean over each halo's views, (halos,)."""
-        return self._sums(values) / np.bincount(self.index, minlength=self.n)
-
-    def gain(self, model: np.ndarray, other: np.ndarray) -> dict | None:
-        """Summary over halos of 1 - model/other, errors of the same halo paired; `wins`: share of halos with a gain."""
-        gains = 1 - ratio(self.per_halo(model), self.per_halo(other))
-        out = Bin(self.halos, len(self.weights)).summary(gains)  # every halo one view
-        return out and {**out, "n_views": len(model), "wins": float((gains > 0).mean())}
-
-    def ratio_of_sums(self, top: np.ndarray, bottom: np.ndarray, power: float = 1.0) -> dict | None:
-        """(sum over views / sum over views)^power with its bootstrap error."""
-        if not bottom.sum() > 0:
-            return None
-        value = (top.sum() / bottom.sum()) ** power
-        error = self._error(self._sums(top), self._sums(bottom))
-        return {"value": float(value), "error": error and float(power * value ** (1 - 1 / power) * error) if value > 0 else None}
-
-
-def curve(values: np.ndarray) -> dict:
-    """Median and 16-84 % over views of (views, n), as lists; null where no view has a value."""
-    out = {}
-    for name, q in (("median", 50), ("p16", 16), ("p84", 84)):
-        column = [np.percentile(v[np.isfinite(v)], q) if np.isfinite(v).any() else None for v in values.T]
-        out[name] = [None if v is None else float(v) for v in column]
-    return out
-
-
-def reduce_views(columns: dict[str, np.ndarray], halos: np.ndarray, mass: np.ndarray, samples: int, settings, baselines: Baselines) -> dict:
+def reduce_views(
+    columns: dict[str, np.ndarray], catalog: dict[str, np.ndarray], samples: int, settings, baselines: Baselines, no_tarp: str | None = None
+) -> dict:
     """All quantities of the metrics.
 
     Args:
         columns: {"<field>/<quantity>": (views, ...)}, sorted by view.
-        halos, mass: (views,), halo ids and M200m in Msun.
+        catalog: columns of the map file's catalogue, of these views.
         samples: posterior samples a view. settings: the section `evaluate`. baselines: the fitted ones.
+        no_tarp: why there are no references for TARP, if so.
     Returns:
-        {quantity: {bin: {field: ...}}} and `reasons` {path: text}.
+        {quantity: {bin: {field: ...}}}, `consistency`, `signal_bins` and `reasons` {path: text}.
     """
+    observables = [*baselines.inputs, "offset_mpc"]
     makers = {
         "table1": lambda c, b, o: {q: b.summary(c(q)) for q in TABLE},
         "table1_per_sample": lambda c, b, o: {q: b.summary(c(f"sample_{q}")) for q in TABLE},
@@ -113,35 +45,68 @@ def reduce_views(columns: dict[str, np.ndarray], halos: np.ndarray, mass: np.nda
         "pixel_error": _pixel_error,
         "spectra": lambda c, b, o: _spectra(c, baselines),
         "convergence": lambda c, b, o: _convergence(c, b) if samples > 1 else None,
-        "calibration": lambda c, b, o: _calibration(c, b, baselines.totals[:, o], samples) if samples > 1 else None,
+        "calibration": lambda c, b, o: calibration_of(c, b, baselines.totals[:, o], samples, observables) if samples > 1 else None,
         "baseline": lambda c, b, o: _baseline(c, b, baselines),
+        "structure": lambda c, b, o: structure_of(c, b, samples),
+        "substructure": lambda c, b, o: substructure_of(c, b),
     }
+    halos, field_of_signal = catalog["halo_id"], signal_field(baselines.inputs)
+    single = one_view_per_halo(halos, catalog["sightline_index"], catalog["axis"])
+    by_signal, edges = signal_bins(columns[f"observable/{field_of_signal}"])
     metrics, reasons = {q: {} for q in makers}, {}
-    for name, chosen in mass_bins(settings.mass_bins, mass).items():
-        if not chosen.any():
-            low, high = settings.mass_bins[name]
-            for quantity in makers:
-                metrics[quantity][name] = None
-                reasons[f"{quantity}.{name}"] = f"no evaluated view has M200m in {low:.3g}..{high:.3g} Msun"
-            continue
-        part = Bin(halos[chosen], settings.bootstrap)
+    for name, chosen in {**mass_bins(settings.mass_bins, catalog["mass_200m"]), **by_signal}.items():
+        part, alone = (Bin(halos[rows], settings.bootstrap) if rows.any() else None for rows in (chosen, chosen & single))
         for quantity, make in makers.items():
+            if name in by_signal and quantity in BY_MASS:
+                continue
+            rows, here = (chosen & single, alone) if quantity == "calibration" else (chosen, part)
+            if here is None:
+                metrics[quantity][name] = None
+                reasons[f"{quantity}.{name}"] = _empty(name, settings.mass_bins, quantity)
+                continue
             metrics[quantity][name] = {}
             for o, field in enumerate(baselines.outputs):
 
-                def column(key: str, field=field, chosen=chosen) -> np.ndarray:
-                    return columns[key if key in ("k", "radius") else f"{field}/{key}"][chosen]
+                def column(key: str, field=field, rows=rows) -> np.ndarray:
+                    return columns[key if key in OF_FILE or key.startswith("observable/") else f"{field}/{key}"][rows]
 
-                metrics[quantity][name][field] = make(column, part, o)
+                metrics[quantity][name][field] = make(column, here, o)
+    metrics["consistency"] = {}
+    for field in baselines.outputs:
+        found, reason = consistency(columns, field, catalog, single, samples, lambda ids: Bin(ids, settings.bootstrap))
+        metrics["consistency"][field] = found
+        reasons |= {f"consistency.{field}": reason} if reason else {}
     if samples < 2:
         reasons |= {q: "one sample a view: there is no spread" for q in ("convergence", "calibration")}
-    if baselines.reason:
-        reasons["baseline"] = f"{', '.join(('stacked_profile', 'linear_map'))}: {baselines.reason}"
-    _name_nulls(metrics, reasons)
-    return {**metrics, "reasons": reasons}
+    _name_nulls(metrics, reasons, no_tarp, baselines.reasons)
+    bounds = {name: edges[n : n + 2] for n, name in enumerate(SIGNAL)}
+    return {**metrics, "signal_bins": {"field": field_of_signal, "aperture_mpc": APERTURE_MPC, **bounds}, "reasons": reasons}
 
 
-def _name_nulls(metrics: dict, reasons: dict) -> None:
+def _empty(name: str, bins: dict[str, list[float]], quantity: str) -> str:
+    if quantity == "calibration":
+        return "no halo's chosen view is in this bin"
+    if name in bins:
+        low, high = bins[name]
+        return f"no evaluated view has M200m in {low:.3g}..{high:.3g} Msun"
+    return "no evaluated view has a signal in this third: too many are equal, or there are too few"
+
+
+NULLS = {
+    "error_of_mean": "one halo: no bootstrap",
+    "error": "one halo: no bootstrap",
+    **dict.fromkeys(TABLE, "no wavenumber bin in this band, or a map without power there"),
+    "within_1": "the samples of a view don't differ",
+    "coverage": "one sample a view, or a number that is not defined for all of a view's samples",
+    "rank_band": "one halo",
+    "low": "one halo: no bootstrap",
+    "high": "one halo: no bootstrap",
+    "completeness": "no true peak",
+    "purity": "no peak is found",
+}
+
+
+def _name_nulls(metrics: dict, reasons: dict, no_tarp: str | None, no_baseline: dict[str, str]) -> None:
     """A reason for each null that has none yet."""
 
     def walk(node: dict, path: tuple[str, ...]) -> None:
@@ -152,14 +117,14 @@ def _name_nulls(metrics: dict, reasons: dict) -> None:
             elif (value is None or (isinstance(value, list) and None in value)) and not any(
                 ".".join(here[:n]) in reasons for n in range(1, len(here) + 1)
             ):
-                if key in ("error_of_mean", "error"):
-                    text = "one halo: no bootstrap"
-                elif key in ("b_small", "b_large", "r_small", "r_large"):
-                    text = "no wavenumber bin in this band, or a map without power there"
-                elif key == "within_1":
-                    text = "the samples of a view don't differ"
+                if path[0] == "baseline" and key in no_baseline:
+                    text = no_baseline[key]
+                elif key == "tarp":
+                    text = no_tarp or "there is no baseline to draw references from"
+                elif path[-1] == "conditional":
+                    text = "fewer than three halos, or an observable that doesn't vary"
                 else:
-                    text = "no view has a finite value"
+                    text = NULLS.get(key, "no view has a finite value")
                 reasons[".".join(here)] = text
 
     walk(metrics, ())
@@ -214,50 +179,8 @@ def _baseline(c, b: Bin, baselines: Baselines) -> dict:
             **{q: b.summary(c(f"{name}/{q}")) for q in TABLE},
             "gain": b.gain(c("squared_error"), c(f"{name}/squared_error")),
         }
-    for name in set(("stacked_profile", "linear_map")) - set(baselines.names):
+    for name in baselines.reasons:
         out[name] = None
     for name in baselines.inputs:
         out[name] = {q: b.summary(c(f"{name}/{q}")) for q in ("r_small", "r_large")}
     return out
-
-
-def _calibration(c, b: Bin, climate: np.ndarray, samples: int) -> dict:
-    """`total`: of the map's sum; `pixel`: of its pixels. CRPS in map units; skills are 1 - CRPS / CRPS of the reference."""
-    truth = c("truth_total")
-    reference = {"total": climate_crps(climate, truth) if len(climate) > 1 else None}
-    named = {"total": "crps_skill_over_climatology", "pixel": "crps_skill_over_stacked_profile"}
-    try:
-        reference["pixel"] = c("stacked_profile/absolute_error")
-    except KeyError:
-        reference["pixel"] = None
-    out = {"samples": samples, "expected_within_1": calibration.expected_within(samples)}
-    for name in ("total", "pixel"):
-        counts = c(f"{name}_ranks")
-        nominal, _ = calibration.coverage(counts.sum(0))
-        _, each = calibration.coverage(counts)
-        crps = c(f"{name}_crps")
-        skill = reference[name]
-        variance, square = c(f"{name}_variance"), c(f"{name}_square")
-        if name == "total":  # so that each halo counts alike, whatever its mass
-            variance, square = variance / truth**2, square / truth**2
-        out[name] = {
-            "ranks": counts.sum(0).astype(int).tolist(),
-            "coverage": [{"nominal": float(n), **b.summary(v)} for n, v in zip(nominal, each.T, strict=True)],
-            "crps": b.summary(crps),
-            named[name]: None if skill is None else _skill(b.ratio_of_sums(crps, skill)),
-            "spread_skill": b.ratio_of_sums((samples + 1) / samples * variance, square, 0.5),
-            "within_1": b.summary(c(f"{name}_within")),
-        }
-    return out
-
-
-def _skill(of: dict | None) -> dict | None:
-    return of and {"value": 1 - of["value"], "error": of["error"]}
-
-
-def climate_crps(climate: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Fair CRPS (n,) of drawing any training value (m,) whatever the data say, against each truth (n,)."""
-    x = np.sort(climate)
-    m = len(x)
-    spread = ((2.0 * np.arange(m) - (m - 1)) * x).sum() / (m * (m - 1))
-    return np.array([np.abs(x - y).mean() for y in truth]) - spread

@@ -6,39 +6,61 @@ import numpy as np
 
 from hpcdiff.evaluate.baselines import Baselines
 from hpcdiff.evaluate.blocks import in_blocks
-from hpcdiff.evaluate.inputs import Samples, hubble, parts_of
+from hpcdiff.evaluate.inputs import Samples, cosmology, parts_of
 from hpcdiff.evaluate.reduce import reduce_views
-from hpcdiff.evaluate.views import Ruler
+from hpcdiff.evaluate.reference import Reference, Summaries
+from hpcdiff.evaluate.spectra import HalfModes
+from hpcdiff.evaluate.views import Place, Ruler
 from hpcdiff.maps import MapFile
+from hpcdiff.measures import pixel_rings
+from hpcdiff.structure import Structure
 from hpcdiff.world import World
 
 FORMAT, VERSION = "hpcdiff-metrics", 1
 
 
-def measure(config, world: World, maps: MapFile, samples: Samples, made_from: dict[str, str]) -> dict | None:
-    """The whole content of `metrics.json`, on rank 0; None elsewhere. Collective."""
-    inputs, outputs, catalog = config.task.inputs, samples.fields, maps.catalog
-    baselines = Baselines(world, maps, inputs, outputs)
-    ruler = Ruler(maps.npix, hubble(maps, config), config.evaluate.k_split, baselines)
+def make_ruler(config, world: World, maps: MapFile, samples: Samples) -> Ruler:
+    """Fit on the training split what views are held against. Collective."""
+    h, om0, ob0 = cosmology(maps, config)
+    baselines = Baselines(world, maps, config.task.inputs, samples.fields, config, samples.views)
+    summaries = Summaries(pixel_rings(maps.npix), HalfModes(maps.npix))
+    reference = Reference(world, maps, baselines, summaries)
+    return Ruler(h, config.evaluate.k_split, baselines, summaries, reference, Structure(maps.npix, h, om0, ob0))
+
+
+def measure_views(world: World, maps: MapFile, samples: Samples, ruler: Ruler) -> dict[str, np.ndarray] | None:
+    """The numbers of every view, {name: (views, ...)} sorted by view, on rank 0; None elsewhere. Collective.
+
+    A rank holds the maps of one block of views at a time, and rank 0 the numbers, some 20 kB a view.
+    """
+    place = [maps.catalog[name] for name in ("width_mpc", "depth_mpc", "radius_200m", "redshift")]
 
     def block(positions: np.ndarray) -> dict[str, np.ndarray]:
         rows = samples.views[positions]
-        x = np.stack([maps.read(f, rows) for f in inputs], 1).astype(np.float64)
-        y = np.stack([maps.read(f, rows) for f in outputs], 1).astype(np.float64)
-        drawn = [samples.read(f, positions) for f in outputs]
-        views = [
-            ruler.view(row, catalog["width_mpc"][row], catalog["radius_200m"][row], x[n], y[n], [d[n].astype(np.float64) for d in drawn])
-            for n, row in enumerate(rows)
-        ]
+        x, y = (np.stack([maps.read(f, rows) for f in fields], 1).astype(np.float64) for fields in (ruler.baselines.inputs, samples.fields))
+        drawn = [samples.read(f, positions) for f in samples.fields]
+        views = []
+        for n, row in enumerate(rows):
+            of_view = np.stack([d[n] for d in drawn]).astype(np.float64)
+            views.append(ruler.view(Place(int(row), *(float(c[row]) for c in place)), x[n], y[n], of_view))
         return {name: np.stack([v[name] for v in views]) for name in views[0]}
 
-    parts = list(in_blocks(world, np.arange(len(samples.views)), block, " views", size=4))
+    parts = [part for part in in_blocks(world, np.arange(len(samples.views)), block, " views", size=4) if world.main]
     if not world.main:
         return None
     order = np.argsort(samples.views)
-    rows = samples.views[order]
-    columns = {name: np.concatenate([p[name] for p in parts])[order] for name in parts[0]}
-    numbers = reduce_views(columns, catalog["halo_id"][rows], catalog["mass_200m"][rows], samples.count, config.evaluate, baselines)
+    return {name: np.concatenate([p.pop(name) for p in parts])[order] for name in list(parts[0])}
+
+
+def measure(config, world: World, maps: MapFile, samples: Samples, made_from: dict[str, str]) -> dict | None:
+    """The whole content of `metrics.json`, on rank 0; None elsewhere. Collective."""
+    ruler = make_ruler(config, world, maps, samples)
+    columns = measure_views(world, maps, samples, ruler)
+    if columns is None:
+        return None
+    rows = np.sort(samples.views)
+    catalog = {name: values[rows] for name, values in maps.catalog.items()}
+    numbers = reduce_views(columns, catalog, samples.count, config.evaluate, ruler.baselines, ruler.reference.reason)
     said = {name: samples.attributes.get(name) for name in ("sampler", "steps", "nfe", "seed", "model")}
     return {
         "format": FORMAT,
@@ -48,7 +70,7 @@ def measure(config, world: World, maps: MapFile, samples: Samples, made_from: di
         "control": samples.control,
         "samples": samples.count,
         "parts": parts_of(maps, rows),
-        "mass_range": [float(catalog["mass_200m"][rows].min()), float(catalog["mass_200m"][rows].max())],
+        "mass_range": [float(catalog["mass_200m"].min()), float(catalog["mass_200m"].max())],
         **said,
         **numbers,
     }

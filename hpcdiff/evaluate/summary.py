@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 from hpcdiff.errors import UserError
-from hpcdiff.evaluate.tables import COLUMNS, PAPER_BINS, PAPER_TABLE1
+from hpcdiff.evaluate.look import part
+from hpcdiff.evaluate.tables import COLUMNS, PAPER_BINS, PAPER_TABLE1, rival_name, rivals
 
 
 def read(folder: str) -> dict:
@@ -37,9 +38,9 @@ def lines(metrics: dict, control: dict | None) -> list[str]:
     everything = metrics["squared_error"]["all"] or {}
     for field, error in everything.items():
         cells = [f"model {error['mean']:.4g}"]
-        for name, words in (("stacked_profile", "stacked profile"), ("linear_map", "linear map")):
-            base = metrics["baseline"]["all"][field][name]
-            cells.append(f"{words} {base['squared_error']['mean']:.4g}" if base else f"{words} -")
+        for name in rivals(metrics):
+            base = part(metrics, "baseline", "all", field, name, "squared_error")
+            cells.append(f"{rival_name(name)} {base['mean']:.4g}" if base else f"{rival_name(name)} -")
         if control:
             cells.append(f"shuffled inputs {control['squared_error']['all'][field]['mean']:.4g}")
         out.append(f"  {field:5s} " + "   ".join(cells))

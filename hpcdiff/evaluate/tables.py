@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import html
 
-from hpcdiff.evaluate.look import FIELD_NAME
+from hpcdiff.evaluate.figures import PREDICTION
+from hpcdiff.evaluate.look import SIGNAL, bins, field_name, part
 
 PAPER_TABLE1 = {
     ("high", "gas"): (0.974, 0.988, 0.970, 0.994),
@@ -15,6 +16,14 @@ PAPER_TABLE1 = {
 """Medians of Hsu et al. (2025), table 1: b and r on small, large scales, in the order of `COLUMNS`."""
 PAPER_BINS = {"low": [2.0e14, 6.0e14], "high": [6.0e14, 1.0e15]}
 PAPER_MASS = {"gas": "+0.0023 (+0.0010 −0.0018)", "dm": "−0.0079 (+0.0070 −0.0044)"}
+RIVAL = {
+    "stacked_profile": "a round cluster that follows the total SZ signal",
+    "wiener": "the best scale-dependent linear filter of the inputs",
+    "linear_map": "the best scale-dependent linear filter of the inputs",
+    "nfw": "a round NFW halo whose mass follows the SZ signal within an aperture",
+    "nearest": "the training view whose inputs are most alike",
+    "regression": "the same network trained to the smallest mean square",
+}
 COLUMNS = ("b_small", "b_large", "r_small", "r_large")
 
 
@@ -54,14 +63,29 @@ def of(entry: dict | None, form: str = ".3f") -> str:
     return number(entry["value"], form) + ("" if entry["error"] is None else f" ± {number(entry['error'], form)}")
 
 
-def _bins(metrics: dict, quantity: str) -> list[str]:
-    edges = metrics["config"]["evaluate"]["mass_bins"]
-    return [b for b in (*sorted(edges, key=lambda n: edges[n][0]), "all") if metrics[quantity].get(b)]
+def _bins(metrics: dict, quantity: str, signal: bool = False) -> list[str]:
+    """Bins that hold views, from light to heavy, and `all`; `signal`: those of the SZ signal where there are such."""
+    return [*(n for n in reversed(bins(metrics, quantity, signal)) if n != "all"), *(["all"] if part(metrics, quantity, "all") else [])]
 
 
-def _bin(metrics: dict, name: str) -> str:
+def bin_words(metrics: dict, name: str) -> str:
+    """The bin in plain words."""
     edges = metrics["config"]["evaluate"]["mass_bins"]
-    return name if name not in edges else f"{name} ({edges[name][0]:.3g}–{edges[name][1]:.3g} Msun)".replace("e+", "e")
+    if name in edges:
+        return f"{name} ({edges[name][0]:.3g}–{edges[name][1]:.3g} Msun)".replace("e+", "e")
+    return SIGNAL.get(name, name)
+
+
+def rivals(metrics: dict) -> list[str]:
+    """Baselines that predict maps, in the order of `PREDICTION`."""
+    inputs = metrics["config"]["task"]["inputs"]
+    found = {n for of in (part(metrics, "baseline", "all") or {}).values() for n in of if n not in inputs}
+    return [n for n in PREDICTION if n in found] + sorted(found - set(PREDICTION))
+
+
+def rival_name(name: str) -> str:
+    """A baseline in words."""
+    return PREDICTION[name][2] if name in PREDICTION else name.replace("_", " ")
 
 
 def skill(metrics: dict) -> str:
@@ -69,18 +93,19 @@ def skill(metrics: dict) -> str:
     rows = []
     for name in _bins(metrics, "squared_error"):
         for field, error in metrics["squared_error"][name].items():
-            base = metrics["baseline"][name][field]
+            base = part(metrics, "baseline", name, field) or {}
             mass = metrics["total_mass_error"][name][field]
-            scale = f"{_bin(metrics, name)}, {FIELD_NAME.get(field, field)}"
+            scale = f"{bin_words(metrics, name)}, {field_name(field)}"
             rows.append([scale, "mean of the samples", mean(error, ".4g"), "", "", median(mass)])
-            counts = (f"{error['n_views']} views of {error['n_halos']} halos", "")
-            for key, words in zip(("stacked_profile", "linear_map"), counts, strict=True):
+            words = f"{error['n_views']} views of {error['n_halos']} halos"
+            for key in rivals(metrics):
                 cells = ["–"] * 4
-                if base[key]:
-                    gain = base[key]["gain"]
+                if part(base, key, "squared_error"):
+                    gain = base[key].get("gain")
                     won = "–" if gain is None else f"{gain['wins']:.0%}"
-                    cells = [mean(base[key]["squared_error"], ".4g"), median(gain), won, median(base[key]["total_mass_error"])]
-                rows.append([words, key.replace("_", " "), *cells])
+                    cells = [mean(base[key]["squared_error"], ".4g"), median(gain), won, median(base[key].get("total_mass_error"))]
+                rows.append([words, rival_name(key), *cells])
+                words = ""
     head = [
         "bin, field",
         "prediction",
@@ -89,10 +114,10 @@ def skill(metrics: dict) -> str:
         "halos won",
         "total mass error",
     ]
+    said = " ".join(f"<i>{html.escape(rival_name(n))}</i>: {RIVAL[n]}." for n in rivals(metrics) if n in RIVAL)
     text = (
         "<p>Squared error: mean over pixels of (prediction − truth)², mean over views ± bootstrap over halos. Gain: 1 − error of the mean map / "
-        "error of the baseline, for each halo, median (16 … 84 %). <i>Stacked profile</i>: a round cluster that follows the total SZ signal; "
-        "<i>linear map</i>: the best scale-dependent linear filter of the inputs. Both are fitted on the training split in map units.</p>"
+        f"error of the baseline, for each halo, median (16 … 84 %). {said}</p>"
     )
     return text + table(head, rows)
 
@@ -100,21 +125,25 @@ def skill(metrics: dict) -> str:
 def table1(metrics: dict) -> str:
     """Table 1: medians over views, and the paper's where the bins are the paper's."""
     rows = []
-    edges = metrics["config"]["evaluate"]["mass_bins"]
     for name in _bins(metrics, "table1"):
         for field, entry in metrics["table1"][name].items():
             single = metrics["table1_per_sample"][name][field]
-            base = metrics["baseline"][name][field]
-            paper = PAPER_TABLE1.get((name, field)) if edges.get(name) == PAPER_BINS.get(name) else None
+            base = part(metrics, "baseline", name, field) or {}
+            paper = paper_row(metrics, name, field)
             for column, q in enumerate(COLUMNS):
                 scale = f"{q[0]}, {q[2:]} scales"
-                title = [f"{_bin(metrics, name)}, {FIELD_NAME.get(field, field)}" if column == 0 else "", scale]
+                title = [f"{bin_words(metrics, name)}, {field_name(field)}" if column == 0 else "", scale]
                 printed = number(paper[column]) if paper else "–"
-                others = [number(base[n][q]["median"]) if base[n] and base[n][q] else "–" for n in ("stacked_profile", "linear_map")]
-                alone = median(single[q])
-                rows.append([*title, median(entry[q]), printed, alone, *others])
-    head = ["bin, field", "", "mean of the samples", "paper", "each sample", "stacked profile", "linear map"]
+                others = [number(part(base, n, q, "median")) for n in rivals(metrics)]
+                rows.append([*title, median(entry[q]), printed, median(single[q]), *others])
+    head = ["bin, field", "", "mean of the samples", "paper", "each sample", *(rival_name(n) for n in rivals(metrics))]
     return f"<p>Median (16 … 84 %) over views. Split at {metrics['config']['evaluate']['k_split']:g} h/Mpc.</p>" + table(head, rows, (3,))
+
+
+def paper_row(metrics: dict, name: str, field: str) -> tuple[float, ...] | None:
+    """The paper's entries for a bin, if the bin is the paper's."""
+    same = metrics["config"]["evaluate"]["mass_bins"].get(name) == PAPER_BINS.get(name, ())
+    return PAPER_TABLE1.get((name, field)) if same else None
 
 
 def masses(metrics: dict) -> str:
@@ -123,7 +152,7 @@ def masses(metrics: dict) -> str:
     for name in _bins(metrics, "total_mass_error"):
         for field, error in metrics["total_mass_error"][name].items():
             printed = PAPER_MASS.get(field, "–") if name == "all" else "–"
-            rows.append([f"{_bin(metrics, name)}, {FIELD_NAME.get(field, field)}", median(error, "+.4f"), mean(error, "+.4f"), printed])
+            rows.append([f"{bin_words(metrics, name)}, {field_name(field)}", median(error, "+.4f"), mean(error, "+.4f"), printed])
     text = "<p>(generated − simulated) / simulated, of the sum of the mean map. The paper's is its average over 2e14–1e15 Msun.</p>"
     return text + table(["bin, field", "median (16 … 84 %)", "mean ± error", "paper"], rows, (3,))
 
@@ -131,16 +160,16 @@ def masses(metrics: dict) -> str:
 def calibration(metrics: dict) -> str:
     """Calibration numbers of every bin."""
     rows = []
-    for name in _bins(metrics, "calibration"):
+    for name in _bins(metrics, "calibration", signal=True):
         for field, c in metrics["calibration"][name].items():
             if c is None:
                 continue
             for what, key in (("total", "crps_skill_over_climatology"), ("pixel", "crps_skill_over_stacked_profile")):
                 widest = c[what]["coverage"][0] if c[what]["coverage"] else None
                 rows.append([
-                    f"{_bin(metrics, name)}, {FIELD_NAME.get(field, field)}", "total mass" if what == "total" else "pixels",
+                    f"{bin_words(metrics, name)}, {field_name(field)}", "total mass" if what == "total" else "pixels",
                     "–" if widest is None else f"{widest['mean']:.3f} / {widest['nominal']:.3f}",
-                    mean(c[what]["within_1"]) + f" / {c['expected_within_1']:.3f}", of(c[what]["spread_skill"]), of(c[what][key]),
+                    mean(c[what]["within_1"]) + f" / {c['expected_within_1']:.3f}", of(c[what]["spread_skill"]), of(c[what].get(key)),
                 ])  # fmt: skip
     if not rows:
         return "<p>One sample a view: there is no spread to judge.</p>"
@@ -148,9 +177,61 @@ def calibration(metrics: dict) -> str:
     text = (
         "<p>Coverage of the interval from the lowest to the highest sample. Spread over skill is 1 for a calibrated posterior, below 1 for one "
         "that is too narrow. CRPS skill is over the training split's distribution (total mass) and over the stacked profile (pixels). "
-        "Binning in true mass biases even a perfect posterior a little (regression to the mean).</p>"
     )
-    return text + table(head, rows)
+    if not any(part(metrics, "calibration", name) for name in SIGNAL):
+        text += "Binning in true mass biases even a perfect posterior a little (regression to the mean)."
+    return text + "</p>" + table(head, rows)
+
+
+QUANTITIES = {
+    "m500c": "M500c (1e14 Msun)",
+    "m200c": "M200c (1e14 Msun)",
+    "concentration": "concentration",
+    "ellipticity": "ellipticity",
+    "offset_mpc": "offset (Mpc)",
+}
+
+
+def _in_units(summary: dict | None, unit: float) -> dict | None:
+    return summary and {q: summary[q] / unit for q in ("median", "p16", "p84")}
+
+
+def structure(metrics: dict) -> str:
+    """Structure of truth and samples, and the share of the truths inside the samples' range."""
+    rows = []
+    for name in _bins(metrics, "structure", signal=True):
+        for field, of_field in (part(metrics, "structure", name) or {}).items():
+            title = f"{bin_words(metrics, name)}, {field_name(field)}"
+            for q, words in QUANTITIES.items():
+                entry = part(of_field, q)
+                if not part(entry, "truth"):
+                    continue
+                mass = q.startswith("m")
+                cover = entry.get("coverage")
+                covered = f"{number(cover['mean'])} / {number(cover['nominal'])}" if cover else "–"
+                truth, made = (_in_units(entry.get(k), 1e14 if mass else 1.0) for k in ("truth", "samples"))
+                rows.append([title, words, median(truth), median(made), median(entry.get("error"), "+.3f"), covered])
+                title = ""
+    if not rows:
+        return ""
+    head = ["bin, field", "quantity", "truth", "mean over samples", "error", "coverage / nominal"]
+    return "<p>Median (16 … 84 %) over views; errors of masses are relative.</p>" + table(head, rows)
+
+
+def consistency(metrics: dict) -> str:
+    """Do the masses of one halo agree that are read from its three axes? A check that needs no truth."""
+    rows = []
+    for field, c in (metrics.get("consistency") or {}).items():
+        if part(c, "chi2"):
+            rows.append(
+                [field_name(field), mean(c["chi2"]), number(c.get("expected")), number(c.get("p"), ".2g"), str(c.get("n_halos", "–"))]
+            )
+    if not rows:
+        return ""
+    text = (
+        "<p>Posterior masses of one halo from its three axes must agree within their spread: χ² for each degree of freedom is then 1.</p>"
+    )
+    return text + table(["field", "χ² ± error", "expected", "p", "halos"], rows)
 
 
 def facts(of_run: dict[str, str]) -> str:

@@ -5,93 +5,122 @@ One view at a time, always in arrays of the same shape, so that a view's numbers
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from hpcdiff import measures
-from hpcdiff.evaluate import calibration
+from hpcdiff.evaluate import calibration, morphology
 from hpcdiff.evaluate.baselines import Baselines
+from hpcdiff.evaluate.observables import Observables
+from hpcdiff.evaluate.reference import Reference, Summaries
+from hpcdiff.structure import Structure
 
 ERROR_EDGES = np.linspace(-1.0, 1.0, 81)
 """Edges of the histogram of fractional pixel errors; what lies beyond is counted in its first and last bin."""
+
+
+@dataclass
+class Place:
+    """Where a view is: its row of the map file, width and depth of the map and the halo's R200m in Mpc, and the redshift."""
+
+    row: int
+    width_mpc: float
+    depth_mpc: float
+    r200_mpc: float
+    redshift: float
 
 
 class Ruler:
     """Measures views of one map file.
 
     Args:
-        npix: pixels a side. h: Hubble constant over 100 km/s/Mpc. k_split: between large and small scales, h/Mpc.
-        baselines: fitted ones.
+        h: Hubble constant over 100 km/s/Mpc. k_split: between large and small scales, h/Mpc.
+        baselines: fitted ones. summaries, reference: of TARP. structure: of halos.
     """
 
-    def __init__(self, npix: int, h: float, k_split: float, baselines: Baselines) -> None:
-        self.h, self.k_split, self.baselines = h, k_split, baselines
-        self.modes, self.pixels = measures.mode_rings(npix), measures.pixel_rings(npix)
-        x = np.arange(npix) - (npix - 1) / 2
-        self.distance = np.hypot(x[:, None], x[None, :])
+    def __init__(
+        self, h: float, k_split: float, baselines: Baselines, summaries: Summaries, reference: Reference, structure: Structure
+    ) -> None:
+        self.h, self.k_split, self.baselines, self.structure = h, k_split, baselines, structure
+        self.summaries, self.reference = summaries, reference
+        self.modes, self.pixels = summaries.modes, summaries.pixels
+        self.observables = Observables(self.modes.npix, baselines.inputs, structure)
 
-    def view(
-        self, row: int, width_mpc: float, r200_mpc: float, inputs: np.ndarray, truth: np.ndarray, samples: list[np.ndarray]
-    ) -> dict[str, np.ndarray]:
-        """Numbers of one view: {"<field>/<quantity>": array}.
+    def view(self, place: Place, inputs: np.ndarray, truth: np.ndarray, samples: np.ndarray) -> dict[str, np.ndarray]:
+        """Numbers of one view: {"<field>/<quantity>": array}, and of the view itself without a field.
 
         Args:
-            row: the view, which seeds the order of ties.
-            width_mpc, r200_mpc: of the map, and the halo's R200m, Mpc.
-            inputs: (I, npix, npix). truth: (O, npix, npix). samples: O arrays (S, npix, npix). All float64.
+            place: where it is; its row seeds the order of ties.
+            inputs: (I, npix, npix). truth: (O, npix, npix). samples: (O, S, npix, npix). All float64.
         """
-        k = measures.wavenumbers(self.modes, width_mpc, self.h)
-        out = {"k": k, "radius": self.pixels.radius * width_mpc / self.modes.npix}
-        inside = self.distance * width_mpc / self.modes.npix < r200_mpc
-        seen = np.fft.fft2(inputs)
-        predicted = self.baselines.predict(inputs)
+        width, npix = place.width_mpc, self.modes.npix
+        k = measures.wavenumbers(self.modes, width, self.h)
+        out = {"k": k, "radius": self.pixels.radius * width / npix}
+        out |= {f"observable/{name}": value for name, value in self.observables(inputs, width, place.depth_mpc, place.redshift).items()}
+        inside = self.observables.distance * width / npix < place.r200_mpc
+        predicted = self.baselines.predict(inputs, place.row)
+        seen = self.modes.transform(inputs)
+        p_in = self.modes.power(seen, seen)
+        where = (width, place.depth_mpc, place.redshift, place.r200_mpc)
         for o, field in enumerate(self.baselines.outputs):
-            y, x = truth[o], samples[o]
-            mean = x.mean(0)
-            modes = np.fft.fft2(y)
-            p_sim = measures.power(modes, modes, self.modes)
-            numbers = {
-                **self._prediction(mean, y, modes, p_sim, k),
-                **self._each_sample(x, modes, p_sim, k),
-                "truth_total": y.sum(),
-                "truth_square": (y * y).mean(),
-                "profile_truth": self.pixels.mean(y),
-                "profile": self.pixels.mean(mean),
-                **_pixel_errors(mean, y, inside),
-                **_calibration(x, y, np.random.default_rng([row, o])),
-            }
-            for name, maps in predicted.items():
-                base = self._prediction(maps[o], y, modes, p_sim, k)
-                numbers |= {f"{name}/{key}": value for key, value in base.items()}
-                numbers[f"{name}/absolute_error"] = np.abs(maps[o] - y).mean()
+            rng = np.random.default_rng([place.row, o])
+            guesses = {name: maps[o] for name, maps in predicted.items()}
+            numbers, modes, p_sim = self._maps(truth[o], samples[o], guesses, k, o, rng)
+            r = measures.correlation(self.modes.power(seen, modes), p_sim, p_in)
+            small, large = measures.bands(r, k, self.k_split)
             for i, name in enumerate(self.baselines.inputs):
-                p_in, p_cross = measures.power(seen[i], seen[i], self.modes), measures.power(modes, seen[i], self.modes)
-                r = measures.correlation(p_cross, p_sim, p_in)
-                numbers[f"{name}/r"] = r
-                numbers[f"{name}/r_small"], numbers[f"{name}/r_large"] = measures.bands(r, k, self.k_split)
+                numbers |= {f"{name}/r": r[i], f"{name}/r_small": small[i], f"{name}/r_large": large[i]}
+            mean = samples[o].mean(0)
+            numbers |= _pixel_errors(mean, truth[o], inside)
+            numbers |= morphology.measure(self.structure, field, truth[o], mean, samples[o], where, rng)
             out |= {f"{field}/{key}": value for key, value in numbers.items()}
-        return out
+        return {name: np.asarray(value, np.float64) for name, value in out.items()}
 
-    def _prediction(self, x: np.ndarray, y: np.ndarray, modes: np.ndarray, p_sim: np.ndarray, k: np.ndarray) -> dict:
-        """Of one predicted map (npix, npix) against the truth."""
-        guess = np.fft.fft2(x)
-        p_gen = measures.power(guess, guess, self.modes)
-        b = measures.bias(p_gen, p_sim)
-        r = measures.correlation(measures.power(modes, guess, self.modes), p_sim, p_gen)
-        out = {"b": b, "r": r, "squared_error": ((x - y) ** 2).mean(), "mass_error": measures.ratio((x - y).sum(), y.sum())}
-        for name, values in (("b", b), ("r", r)):
-            out[f"{name}_small"], out[f"{name}_large"] = measures.bands(values, k, self.k_split)
-        return out
+    def _maps(
+        self, y: np.ndarray, x: np.ndarray, guesses: dict[str, np.ndarray], k: np.ndarray, o: int, rng: np.random.Generator
+    ) -> tuple[dict, np.ndarray, np.ndarray]:
+        """Spectra, profiles, sums and their calibration: the truth (npix, npix), samples (S, npix, npix) and guesses in one stack.
 
-    def _each_sample(self, x: np.ndarray, modes: np.ndarray, p_sim: np.ndarray, k: np.ndarray) -> dict:
-        """Of each sample (S, npix, npix) by itself, mean over the samples."""
-        guess = np.fft.fft2(x)
-        p_gen = measures.power(guess, guess, self.modes)
-        b = measures.bias(p_gen, p_sim).mean(0)
-        r = measures.correlation(measures.power(guess, modes, self.modes), p_sim, p_gen).mean(0)
-        out = {"sample_b": b, "sample_r": r}
-        for name, values in (("sample_b", b), ("sample_r", r)):
-            out[f"{name}_small"], out[f"{name}_large"] = measures.bands(values, k, self.k_split)
-        return out
+        Returns:
+            the numbers, and the truth's modes and power.
+        """
+        s, names = len(x), list(guesses)
+        maps = np.stack([y, x.mean(0), *x, *guesses.values()])  # truth, mean, samples, baselines
+        modes = self.modes.transform(maps)
+        power = self.modes.power(modes, modes)
+        b = measures.bias(power, power[0])
+        r = measures.correlation(self.modes.power(modes, modes[0]), power[0], power)
+        bands = {
+            f"{q}_{scale}": v for q, of in (("b", b), ("r", r)) for scale, v in zip(("small", "large"), self._bands(of, k), strict=True)
+        }
+        totals, profiles = maps.sum((-1, -2)), self.pixels.mean(maps)
+        out = {
+            "truth_total": totals[0],
+            "truth_square": (y * y).mean(),
+            "profile_truth": profiles[0],
+            "profile": profiles[1],
+            "sample_b": b[2 : 2 + s].mean(0),
+            "sample_r": r[2 : 2 + s].mean(0),
+            **{f"sample_{q}": v[2 : 2 + s].mean() for q, v in bands.items()},
+        }
+        for n, prefix in ((1, ""), *((2 + s + i, f"{name}/") for i, name in enumerate(names))):
+            error = maps[n] - y
+            out |= {f"{prefix}b": b[n], f"{prefix}r": r[n], **{f"{prefix}{q}": v[n] for q, v in bands.items()}}
+            out[f"{prefix}squared_error"] = (error * error).mean()
+            out[f"{prefix}mass_error"] = measures.ratio(error.sum(), totals[0])
+            out[f"{prefix}absolute_error"] = np.abs(error).mean()
+        if s > 1:
+            out |= _calibration(x, y, totals[2 : 2 + s], totals[0], rng)
+            if self.reference.guide is not None:
+                of = self.summaries(totals, profiles, power)
+                guide = 2 + s + names.index(self.reference.guide)
+                at = [{q: v[n] for q, v in of.items()} for n in (0, guide, slice(2, 2 + s))]
+                out |= {f"tarp/{name}": rank for name, rank in self.reference.ranks(o, *at, rng).items()}
+        return out, modes[0], power[0]
+
+    def _bands(self, values: np.ndarray, k: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return measures.bands(values, k, self.k_split)
 
 
 def _pixel_errors(mean: np.ndarray, y: np.ndarray, inside: np.ndarray) -> dict:
@@ -101,30 +130,31 @@ def _pixel_errors(mean: np.ndarray, y: np.ndarray, inside: np.ndarray) -> dict:
     for name, part in (("inside", inside), ("outside", ~inside)):
         e = error[part & known]
         p16, median, p84 = np.percentile(e, [16, 50, 84]) if len(e) else [np.nan] * 3
-        clipped = np.clip(e, ERROR_EDGES[0], ERROR_EDGES[-1])
+        bins = len(ERROR_EDGES) - 1
+        cell = np.clip((e - ERROR_EDGES[0]) / (ERROR_EDGES[-1] - ERROR_EDGES[0]) * bins, 0, bins - 1).astype(np.int64)
         out |= {
             f"{name}_median": median,
             f"{name}_spread": (p84 - p16) / 2,
-            f"{name}_histogram": np.histogram(clipped, ERROR_EDGES)[0],
+            f"{name}_histogram": np.bincount(cell, minlength=bins),
         }
     return out
 
 
-def _calibration(x: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> dict:
-    """Of the total of the map (over the true total) and of its pixels; empty for a single sample."""
+def _calibration(x: np.ndarray, y: np.ndarray, totals: np.ndarray, total: float, rng: np.random.Generator) -> dict:
+    """Of the pixels of the map and of its sum, from at least two samples (S, npix, npix)."""
     s = len(x)
-    if s < 2:
-        return {}
-    out = {"variance_of_mean": calibration.variance_of_mean(x)}
-    total, scale = x.sum((-1, -2)), y.sum()
-    for name, a, b in (("pixel", x.reshape(s, -1), y.ravel()), ("total", total[:, None], np.array([scale]))):
-        e = calibration.standardised_error(a, b)
-        known = np.isfinite(e)
+    out = {"variance_of_mean": calibration.variance_of_mean(x), "total_mean": totals.mean()}
+    for name, a, b in (("pixel", x.reshape(s, -1), y.ravel()), ("total", totals[:, None], np.array([total]))):
+        mean, variance = a.mean(0), a.var(0, ddof=1)
+        if name == "pixel":
+            a, b = a.astype(np.float32), b.astype(np.float32)  # as they are stored: comparisons are half the work
+        known = variance > 0
+        rank = calibration.ranks(a, b, rng)
         out |= {
-            f"{name}_ranks": np.bincount(calibration.ranks(a, b, rng), minlength=s + 1),
-            f"{name}_crps": calibration.fair_crps(a, b).mean(),
-            f"{name}_variance": a.var(0, ddof=1).mean(),
-            f"{name}_square": ((a.mean(0) - b) ** 2).mean(),
-            f"{name}_within": (np.abs(e[known]) < 1).mean() if known.any() else np.nan,
+            f"{name}_ranks": np.bincount(rank, minlength=s + 1),
+            f"{name}_crps": calibration.fair_crps(a, b).mean(dtype=np.float64),
+            f"{name}_variance": variance.mean(),
+            f"{name}_square": ((mean - b) ** 2).mean(),
+            f"{name}_within": ((mean - b) ** 2 < variance)[known].mean() if known.any() else np.nan,
         }
-    return out
+    return {**out, "total_rank": float(rank[0])}

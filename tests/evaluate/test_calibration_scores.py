@@ -48,6 +48,13 @@ def test_fair_crps_has_its_closed_form_for_any_number_of_samples(toy):
         assert calibration.fair_crps(wrong, y).mean() > calibration.fair_crps(x, y).mean() + 0.02
 
 
+def test_climatology_is_the_fair_crps_of_all_training_values():
+    rng = np.random.default_rng(0)
+    x, y = rng.lognormal(size=30), rng.lognormal(size=4)
+    pairs = np.abs(x[:, None] - x).sum() / (2 * 30 * 29)
+    assert calibration.climate_crps(x, y) == pytest.approx(np.abs(x - y[:, None]).mean(1) - pairs)
+
+
 def test_standardised_error_is_student(toy):
     x, y, _ = toy
     e = calibration.standardised_error(x, y)
