@@ -7,6 +7,9 @@ the k-th of them is sqrt(pixels) in pixel k and 0 elsewhere have, exactly, the m
 images; the norms that the predictor-corrector takes over an image are exact as well. sigma runs from 1 to 0.001.
 
 matched: started from N(mu, s^2 + 1). prior: from N(0, 1), as in Hsu et al. 2025, with the mean mu = 0.5.
+
+Euler-Maruyama is also held against its own recursion of the variance, v' = (1 - r sigma^2 / (s^2 + sigma^2))^2 v + r sigma^2 with
+r = g^2 dt / sigma^2, written here anew. At the end stands what each sampler shall do from a matched start, and whether it does.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from hpcdiff.diffusion import SAMPLERS, VESDE, nfe
 
 RESULTS = Path(__file__).resolve().parent / "results"
 SDE = VESDE(0.001, 1.0)
-SPREADS = torch.cat([torch.logspace(math.log10(0.02), math.log10(2), 21), torch.tensor([0.1, 0.6])]).double().sort().values
+SPREADS = torch.tensor(sorted([0.1, 0.6, *(0.02 * 100 ** (i / 20) for i in range(21))]), dtype=torch.float64)
 MEAN = 0.5
 RUNS = [
     *(("euler_maruyama", steps, 0.0) for steps in (50, 100, 250, 500, 1000)),
@@ -32,6 +35,14 @@ RUNS = [
     *(("dpmpp_2m", steps, 0.0) for steps in (12, 18, 24, 36, 50)),
     *(("dpmpp_2m_sde", steps, 0.0) for steps in (18, 24, 36, 50, 100)),
 ]
+REQUIRED = (
+    ("euler_maruyama", 1000, "recursion_worst", 0.005),
+    ("dpmpp_2m", 18, "matched_worst", 0.01),
+    ("dpmpp_2m_sde", 36, "matched_worst", 0.01),
+    ("heun", 49, "matched_worst", 0.015),
+    ("predictor_corrector", 1999, "matched_worst", 0.02),
+)
+"""Sampler without churn, network evaluations, quantity, and how large it may be: what is asked of the samplers."""
 
 
 def denoise(x: Tensor, sigma: float) -> Tensor:
@@ -58,6 +69,16 @@ def moments(sampler: str, steps: int, churn: float, start: Tensor, offset: float
     return x[:, :-1].norm(dim=1) / SPREADS, x[:, -1]
 
 
+def recursion(steps: int) -> Tensor:
+    """Ratio of sampled to true spread of Euler-Maruyama from a matched start, by its own recursion of the variance; (spreads,)."""
+    s2 = SPREADS**2
+    rate, v = 2 * math.log(SDE.sigma_max / SDE.sigma_min) / (steps - 1), s2 + SDE.sigma_max**2
+    for i in range(steps - 1):
+        sigma2 = SDE.sigma_max**2 * (SDE.sigma_min / SDE.sigma_max) ** (2 * i / (steps - 1))
+        v = (1 - rate * sigma2 / (s2 + sigma2)) ** 2 * v + rate * sigma2
+    return v.sqrt() * s2 / (s2 + SDE.sigma_min**2) / SPREADS
+
+
 def main() -> None:
     """Compute, print, write."""
     rows = []
@@ -67,14 +88,25 @@ def main() -> None:
         worst = int(deviation.abs().argmax())
         row = {"sampler": sampler, "churn": churn, "steps": steps, "nfe": nfe(sampler, steps)}
         row |= {"matched_worst": deviation[worst].item(), "matched_worst_at_s": SPREADS[worst].item()}
+        if sampler == "euler_maruyama":
+            row["recursion_worst"] = ((deviation + 1) / recursion(steps) - 1).abs().max().item()
         ratio, error = moments(sampler, steps, churn, prior, -MEAN)
         for at in (0.1, 0.6, 2.0):
             i = (SPREADS - at).abs().argmin()
             row |= {f"prior_ratio_s_{at}": ratio[i].item(), f"prior_mean_error_s_{at}": error[i].item()}
         rows.append(row)
         print("  ".join(f"{v:.4f}" if isinstance(v, float) else str(v) for v in row.values()), flush=True)
+    by_name = {(row["sampler"], row["nfe"]): row for row in rows if not row["churn"]}
+    required = [
+        {"sampler": sampler, "nfe": n, "quantity": quantity, "limit": limit, "found": abs(by_name[sampler, n][quantity])}
+        for sampler, n, quantity, limit in REQUIRED
+    ]
+    for one in required:
+        verdict = "met" if one["found"] <= one["limit"] else "missed"
+        print(f"{one['sampler']}, {one['nfe']} NFE, {one['quantity']} {one['found']:.2g}, at most {one['limit']}: {verdict}")
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "sampler_closed_form.json").write_text(json.dumps({"spreads": SPREADS.tolist(), "rows": rows}, indent=1) + "\n")
+    content = {"spreads": SPREADS.tolist(), "rows": rows, "required": required}
+    (RESULTS / "sampler_closed_form.json").write_text(json.dumps(content, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,160 @@
+"""The sampler benchmark's own statistics: scores by closed form, paired differences, the rule for `auto`, pieces that are not drawn twice."""
+
+import math
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+
+from samplers import contest, speed
+from samplers.draw import PIECE, Setting, Views
+from samplers.scores import NAMES, nominal, score, score_views
+
+S, NPIX, WIDTH, H = 10, 32, 12.8, 0.7
+
+
+def posterior(views: int, spread: float, centre: float = 0.0, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Samples (views, 1, S, npix, npix) and truths (views, 1, npix, npix): white noise of deviation 1 about 10, the samples' `spread`, `centre`."""
+    rng = np.random.default_rng(seed)
+    mean = 10 + 3 * rng.standard_normal((views, 1, 1, NPIX, NPIX))
+    truth = (mean + rng.standard_normal(mean.shape))[:, :, 0]
+    return mean + centre + spread * rng.standard_normal((views, 1, S, NPIX, NPIX)), truth
+
+
+def scored(views: int, spread: float, centre: float = 0.0, seed: int = 0) -> dict[str, np.ndarray]:
+    x, y = posterior(views, spread, centre, seed)
+    return score_views(x, y, np.full(views, WIDTH), H)
+
+
+def test_scores_of_samples_that_are_the_truth_times_a_factor():
+    truth = 1 + np.random.default_rng(1).random((NPIX, NPIX))
+    found = score(np.repeat(1.2 * truth[None], S, 0), truth, WIDTH, H)
+    assert set(found) == set(NAMES)
+    expected = {f"{p}{q}_{band}": x for p in ("", "sample_") for q, x in (("b", 1.2), ("r", 1.0)) for band in ("small", "large")}
+    expected |= {"profile_error": 0.2, "total_crps": 0.2, "pixel_crps": 0.2, "total_square": 0.04}
+    expected |= dict.fromkeys(("pixel_coverage", "total_coverage", "pixel_variance"), 0.0)
+    assert {name: found[name] for name in expected} == pytest.approx(expected, abs=1e-9)
+
+
+def test_a_perfect_posterior_has_the_nominal_coverage_spread_and_crps():
+    scores = scored(100, 1.0)
+    found = contest.summarise(scores, contest.resamples(100), S)
+    assert found["pixel_coverage"][0] == pytest.approx(nominal(S), abs=0.004)
+    assert found["total_coverage"][0] == pytest.approx(nominal(S), abs=0.12)
+    assert found["pixel_spread_skill"][0] == pytest.approx(1.0, abs=0.01)
+    assert found["total_spread_skill"][0] == pytest.approx(1.0, abs=0.2)
+    assert found["pixel_crps"][0] == pytest.approx(1 / math.sqrt(math.pi) / 10, rel=0.01)
+    assert found["total_crps"][0] == pytest.approx(1 / math.sqrt(math.pi) / 10 / NPIX, rel=0.2)
+    assert found["sample_b_small"][0] == pytest.approx(1.0, abs=0.01)
+    assert found["sample_r_small"][0] == pytest.approx(0.9, abs=0.01)
+
+
+def test_the_bootstrap_gives_the_error_of_a_mean():
+    values = np.random.default_rng(2).standard_normal((200, 1))
+    scores = {name: values**2 for name in NAMES}
+    found = contest.summarise(scores, contest.resamples(200), S)["pixel_crps"]
+    assert found[0] == pytest.approx((values**2).mean())
+    assert found[1:].std() == pytest.approx((values**2).std() / math.sqrt(200), rel=0.1)
+
+
+def test_samples_too_narrow_too_wide_or_beside_the_truth_are_worse_and_a_second_draw_is_not():
+    rows = contest.resamples(60)
+
+    def against(spread: float, centre: float, seed: int) -> list[str]:
+        mine, reference = scored(60, spread, centre, seed), scored(60, 1.0)
+        return contest.worse(contest.against(*(contest.summarise(x, rows, S) for x in (mine, reference)), S))
+
+    assert against(1.0, 0.0, 0) == []
+    assert {"pixel_crps 0", "pixel_coverage 0"} <= set(against(0.5, 0.0, 0))
+    assert {"pixel_crps 0", "pixel_coverage 0"} <= set(against(2.0, 0.0, 0))
+    assert {"total_crps 0", "total_coverage 0"} <= set(against(1.0, 0.2, 0))
+
+
+def found_with(lost: float, error: float, name: str = "pixel_crps") -> dict:
+    fine = {"loss": [0.0, 0.0], "loss_error": [0.01, 0.01]}
+    return {q: fine for q in (*contest.CRPS, *contest.COVERAGE)} | {name: {"loss": [0.0, lost], "loss_error": [0.0, error]}}
+
+
+def test_differences_are_paired_so_that_a_small_loss_shows_through_the_scatter_of_halos():
+    rng = np.random.default_rng(3)
+    values = np.exp(rng.standard_normal((40, 1)))
+    reference = {name: values for name in NAMES}
+    rows = contest.resamples(40)
+    alone = contest.summarise(reference, rows, S)["pixel_crps"]
+    assert alone[1:].std() / alone[0] > 0.1
+    for factor, expected in ((1.02, True), (1.0, False)):
+        mine = {name: factor * values * (1 + 0.01 * rng.standard_normal(values.shape)) for name in NAMES}
+        found = contest.against(contest.summarise(mine, rows, S), contest.summarise(reference, rows, S), S)
+        assert found["pixel_crps"]["loss"][0] == pytest.approx(factor - 1, abs=0.006)
+        assert found["pixel_crps"]["loss_error"][0] < 0.005
+        assert ("pixel_crps 0" in contest.worse(found)) is expected
+
+
+@pytest.mark.parametrize(
+    ("lost", "error", "bad"), [(0.019, 0.01, False), (0.021, 0.01, True), (0.099, 0.5, False), (0.101, 0.5, True), (-0.5, 0.01, False)]
+)
+@pytest.mark.parametrize("name", ["total_crps", "total_coverage"])
+def test_worse_is_what_loses_more_than_two_errors_or_more_than_the_margin(name, lost, error, bad):
+    assert contest.worse(found_with(lost, error, name)) == ([f"{name} 1"] if bad else [])
+
+
+def test_coverage_is_worse_on_either_side_of_the_nominal_one():
+    for mine, reference, lost in ((0.7, 0.8, 0.1), (0.9, 0.8, nominal(S) * -2 + 1.7), (0.8, 0.7, -0.1)):
+        assert contest.loss("pixel_coverage", np.array(mine), np.array(reference), S) == pytest.approx(lost)
+
+
+def setting(sampler: str, nfe: int, lost: float, init: str = "matched", gaussian: float = -0.005) -> dict:
+    return {"sampler": sampler, "steps": nfe, "nfe": nfe, "init": init, "gaussian": gaussian, "against": found_with(lost, 0.01)}
+
+
+def test_auto_is_the_cheapest_that_is_not_worse_and_of_equals_the_better():
+    rows = [setting("a", 10, 0.1), setting("b", 20, 0.015), setting("c", 20, 0.005), setting("d", 40, -0.1)]
+    assert contest.choose(rows)["sampler"] == "c"
+    assert contest.choose(rows[:1]) is None
+    lucky = setting("e", 5, 0.0, gaussian=-0.05)
+    assert contest.choose([*rows, lucky])["sampler"] == "c"
+    assert contest.choose([*rows, lucky], math.inf)["sampler"] == "e"
+
+
+def test_what_a_sampler_needs_is_not_a_lucky_coarse_setting():
+    rows = [setting("a", 5, 0.0), setting("a", 10, 0.1), setting("a", 20, 0.0), setting("a", 40, 0.0), setting("a", 8, 0.0, "prior")]
+    assert contest.needed(rows, "a", "matched") == 20
+    assert contest.needed(rows, "b", "matched") is None
+    assert contest.needed([setting("a", 5, 0.0), setting("a", 10, 0.1)], "a", "matched") is None
+
+
+class Counting:
+    """A model whose samples say which view they are of; it counts its calls."""
+
+    def __init__(self) -> None:
+        self.views = []
+
+    def sample(self, inputs, samples, sampler, steps, seed, view, init, batch_size):
+        assert len(inputs["sz"]) == len(view)
+        self.views += view.tolist()
+        return {"gas": np.broadcast_to(view[:, None, None, None], (len(view), samples, 4, 4)).astype(np.float32)}
+
+
+def test_pieces_are_drawn_once_and_samples_end_before_a_missing_one(tmp_path):
+    rows, model = np.arange(100, 100 + 2 * PIECE + 1), Counting()
+    views = SimpleNamespace(model=model, rows=rows, inputs={"sz": np.zeros((len(rows), 4, 4))}, fields=["gas"], samples=3, seed=0, npix=4)
+    views.name, views._draw_piece = "x", lambda *piece: Views._draw_piece(views, *piece)
+    one = Setting("dpmpp_2m", 6)
+    assert Views.draw(views, one, tmp_path, False).shape == (0, 1, 3, 4, 4)
+    first = Views.draw(views, one, tmp_path)
+    assert first[:, 0, 0, 0, 0].tolist() == rows.tolist() == model.views
+    (tmp_path / "x" / one.name / f"{PIECE:04d}.npy").unlink()
+    assert len(Views.draw(views, one, tmp_path, False)) == PIECE
+    assert np.array_equal(Views.draw(views, one, tmp_path), first)
+    assert model.views[len(rows) :] == rows[PIECE : 2 * PIECE].tolist()
+
+
+def test_time_of_a_cluster_in_proportion_and_whether_it_may_be():
+    assert speed.cluster([1.0, 2.0], (10, 20), 1000) == pytest.approx(100.0)
+    assert speed.linearity([1.0, 2.0], (10, 20)) == pytest.approx(1.0)
+    assert speed.linearity([2.0, 2.2], (10, 20)) == pytest.approx(0.55)
+    assert speed.spread([3.0, 1.0, 2.0]) == [2.0, 1.0, 3.0]
