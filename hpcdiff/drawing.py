@@ -84,12 +84,14 @@ class Captured:
         def buffer(channels: int) -> Tensor:
             return torch.zeros(batch, channels, npix, npix, device=device).contiguous(memory_format=layout)
 
-        self.x, self.condition, self.out = buffer(len(model.outputs)), buffer(len(model.inputs)), buffer(len(model.outputs))
-        self.sigma = torch.ones(batch, device=device)
+        with torch.inference_mode(False):  # tensors made in that mode could not be written to outside of it
+            self.x, self.condition, self.out = buffer(len(model.outputs)), buffer(len(model.inputs)), buffer(len(model.outputs))
+            self.sigma = torch.ones(batch, device=device)
         network = compiled(model.denoiser.to(memory_format=layout), backend)
 
         def launch() -> None:
-            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            # no cached casts: a graph must make its own, as those of a caller's autocast are freed while it still reads them
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16, cache_enabled=False):
                 self.out.copy_(network(self.x, self.sigma, self.condition))
 
         self._launch = launch

@@ -55,7 +55,7 @@ class Model:
 
     def to(self, device: str | torch.device) -> Model:
         """Move the network; returns self."""
-        self.device = torch.device(device)
+        self.device, self._graph = torch.device(device), None  # a captured graph knows the weights by their old addresses
         self.denoiser.to(self.device)
         return self
 

@@ -250,6 +250,20 @@ def test_the_call_with_fixed_buffers_draws_the_same(monkeypatch, sampler):
     assert model._graph is not first and len(model._graph.x) == 2
 
 
+def test_a_moved_network_is_captured_anew_and_inference_mode_leaves_nothing_behind(monkeypatch):
+    """A CUDA graph knows the weights by their addresses, and a move gives them others."""
+    monkeypatch.setattr(drawing, "compiled", lambda module, backend: module)
+    model = gaussian()
+    model.compiled = True
+    with torch.inference_mode():
+        inside = model.sample(SZ, 2, "heun", 4, batch_size=2)
+    first = model._graph
+    outside = model.sample(SZ, 2, "heun", 4, batch_size=2)
+    assert model._graph is first and all(np.array_equal(inside[f], outside[f]) for f in OUTPUTS)
+    model.to("cpu").sample(SZ, 2, "heun", 4, batch_size=2)
+    assert model._graph is not first
+
+
 def test_a_compiled_denoiser_draws_the_same():
     model = gaussian()
     plain = model.sample(SZ, 2, steps=4)

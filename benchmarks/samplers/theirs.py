@@ -10,6 +10,7 @@ import sys
 
 import torch
 from training.control import answers
+from training.theirs import paper_model
 
 from samplers.clock import serve
 
@@ -18,18 +19,11 @@ def main() -> None:
     """Build the paper's network and draw clusters until nobody asks for more."""
     channel, setup = answers(), json.loads(sys.argv[1])
     torch.set_num_threads(setup["threads"])
-    torch.manual_seed(0)
-    import score_models
-
-    device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")  # as score_models chooses
-    network = score_models.NCSNpp(
-        channels=2, nf=setup["channels"], ch_mult=(2, 2, 2, 2), num_res_blocks=2, condition=["input"], condition_input_channels=2
-    )
-    model = score_models.ScoreModel(network, sigma_min=0.001, sigma_max=1.0, device=device)
+    model, device, parameters = paper_model(setup["channels"])
     shape = [setup["samples"], 2, setup["npix"], setup["npix"]]
     condition = torch.rand(1, *shape[1:], device=device).expand(shape)
-    hello = {"parameters": sum(p.numel() for p in network.parameters() if p.requires_grad)}
-    serve(lambda steps: model.sample(shape, steps, condition=[condition]).cpu(), device, channel, hello)
+    draw = lambda steps: model.sample(shape, steps, condition=[condition]).cpu()  # noqa: E731
+    serve(draw, device, channel, {"parameters": parameters})
 
 
 if __name__ == "__main__":

@@ -31,20 +31,26 @@ class Gate(Dataset):
         return self.maps[n, :2], self.maps[n, 2:]
 
 
-def main() -> None:
-    """Build the paper's network and train it until nobody asks for more steps."""
-    channel, setup = answers(), json.loads(sys.argv[1])
-    torch.set_num_threads(setup["threads"])
+def paper_model(channels: int):
+    """score_models' `ScoreModel` of the paper's network (here `channels` wide, random weights), its device and its number of parameters."""
     torch.manual_seed(0)
     import score_models
 
     device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")  # as score_models chooses
     network = score_models.NCSNpp(
-        channels=2, nf=setup["channels"], ch_mult=(2, 2, 2, 2), num_res_blocks=2, condition=["input"], condition_input_channels=2
+        channels=2, nf=channels, ch_mult=(2, 2, 2, 2), num_res_blocks=2, condition=["input"], condition_input_channels=2
     )
     model = score_models.ScoreModel(network, sigma_min=0.001, sigma_max=1.0, device=device)
+    return model, device, sum(p.numel() for p in network.parameters() if p.requires_grad)
+
+
+def main() -> None:
+    """Build the paper's network and train it until nobody asks for more steps."""
+    channel, setup = answers(), json.loads(sys.argv[1])
+    torch.set_num_threads(setup["threads"])
+    model, device, parameters = paper_model(setup["channels"])
     data = Gate(setup["batch"], setup["npix"], device)
-    data.control = Control(device, channel, {"parameters": sum(p.numel() for p in network.parameters() if p.requires_grad)})
+    data.control = Control(device, channel, {"parameters": parameters})
     model.fit(data, epochs=1, n_iterations_in_epoch=10**9, batch_size=setup["batch"], learning_rate=1e-4, ema_decay=0.9999)
 
 

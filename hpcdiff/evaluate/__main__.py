@@ -13,7 +13,7 @@ from pathlib import Path
 from hpcdiff import files
 from hpcdiff.command import run_command
 from hpcdiff.errors import UserError
-from hpcdiff.evaluate.inputs import open_inputs
+from hpcdiff.evaluate.inputs import Samples, open_inputs
 from hpcdiff.evaluate.run import measure
 from hpcdiff.launch import run_stage
 from hpcdiff.strict import refuse_difference
@@ -48,6 +48,10 @@ def work(config, world: World) -> str:
         maps, samples = open_inputs(config)
         old = _finished(target, config)
     made_from = {"maps": maps.fingerprint, "samples": samples.fingerprint(world)}
+    if config.evaluate.regression:
+        with world.together():
+            regression = Samples(Path(config.evaluate.regression))
+        made_from["regression"] = regression.fingerprint(world)
     if old is not None:
         refuse_difference({"inputs": old.get("inputs")}, {"inputs": made_from}, target, "evaluate")
         return f"{target} is done already (--overwrite makes it anew)"

@@ -7,7 +7,7 @@ import json
 
 import numpy as np
 
-from hpcdiff.evaluate.inputs import Samples
+from hpcdiff.evaluate.inputs import Samples, engine_of
 from hpcdiff.evaluate.look import field_name, part
 from hpcdiff.evaluate.tables import number
 from hpcdiff.maps import MapFile
@@ -15,10 +15,22 @@ from hpcdiff.maps import MapFile
 PAPER = "Hsu et al. (2025)"
 
 
+CLAIMS = {
+    "halo_model": "Made on the embedded halo model (docs/simulation.md): shows that the chain works and how methods compare on the same maps, "
+    "not how well real clusters are inferred.",
+    None: "The map file does not say which simulation it was made from: methods can be compared on the same maps, no more.",
+}
+"""What results may be taken for, by the simulation's engine."""
+
+
 def engine(maps: MapFile) -> str:
-    """The simulation's engine."""
-    says = json.loads(maps.attributes.get("provenance") or "{}")
-    return next((str(says[k]) for k in ("engine", "simulation_engine", "simulation") if says.get(k)), "not recorded in the map file")
+    """The simulation's engine in words."""
+    return engine_of(maps) or "not recorded in the map file"
+
+
+def claim(name: str | None) -> str:
+    """One line: what may be claimed with results on this engine's maps."""
+    return CLAIMS.get(name) or f"Made on the simulation {name}: holds for clusters as that simulation makes them."
 
 
 def facts(maps: MapFile, samples: Samples, metrics: dict) -> str:
@@ -42,7 +54,10 @@ def key_numbers(metrics: dict) -> str:
             items.append((number(r["median"]), f"{name}: r on small scales"))
         cover = part(metrics, "calibration", "all", field, "total", "coverage")
         if cover:
-            items.append((f"{cover[0]['mean']:.0%} / {cover[0]['nominal']:.0%}", f"{name}: masses inside the samples' range / expected"))
+            low, high = (cover[0].get(k) for k in ("low", "high"))
+            expected = f"{100 * cover[0]['nominal']:.0f} %"
+            expected += "" if None in (low, high) else f", by chance {100 * low:.0f} to {100 * high:.0f} %"
+            items.append((f"{100 * cover[0]['mean']:.0f} %", f"{name}: true masses inside the samples' range (expected {expected})"))
     return '<ul class="key">' + "".join(f"<li><b>{html.escape(v)}</b><span>{html.escape(w)}</span></li>" for v, w in items) + "</ul>"
 
 
@@ -96,5 +111,5 @@ def run(config, maps: MapFile, samples: Samples, metrics: dict) -> dict[str, str
     out["power spectra"] = (
         "bins by int(|n|), 1 to npix/2 - 1; each entry of table 1 is an unweighted mean over the bins of its band, for each view"
     )
-    out["errors"] = "standard deviation of the mean over bootstrap draws of whole halos"
+    out["errors"] = f"standard deviation of the mean over bootstrap draws of whole {metrics.get('bootstrap_over', 'halo')}s"
     return out

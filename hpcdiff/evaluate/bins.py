@@ -1,4 +1,4 @@
-"""The views of one bin: summaries with errors by bootstrap over halos, never over views, which are not independent."""
+"""The views of one bin: summaries with errors by bootstrap over halos or groups of them, never over views, which are not independent."""
 
 from __future__ import annotations
 
@@ -46,27 +46,42 @@ def bootstrap(n: int, draws: int) -> np.ndarray:
     return np.bincount(drawn.ravel(), minlength=draws * n).reshape(draws, n).astype(np.float64)
 
 
+def independent_units(halos: np.ndarray, groups: np.ndarray) -> tuple[str, np.ndarray]:
+    """What a bootstrap draws: ("group", groups) where halos share groups and there are several, else ("halo", halos).
+
+    Args:
+        halos, groups: int64 (views,), of the views that are evaluated.
+    """
+    shared = 1 < len(np.unique(groups)) < len(np.unique(halos))
+    return ("group", groups) if shared else ("halo", halos)
+
+
 class Bin:
-    """The views of one bin, and bootstrap draws of its halos.
+    """The views of one bin, and bootstrap draws of its halos, or of whole groups of halos.
 
     Args:
         halos: int64 (views,), halo of each view. draws: number of bootstrap draws.
+        units: int64 (views,), what is drawn as a whole; a halo lies in one. None = the halos.
+    Attributes:
+        unit: int64 (views,), number of each view's unit. drawn: float64 (draws, units), how often each is in each draw.
     """
 
-    def __init__(self, halos: np.ndarray, draws: int) -> None:
+    def __init__(self, halos: np.ndarray, draws: int, units: np.ndarray | None = None) -> None:
         self.halos, self.index = np.unique(halos, return_inverse=True)
         self.n = len(self.halos)
-        self.weights = bootstrap(self.n, draws)
+        self.unit = self.index if units is None else np.unique(units, return_inverse=True)[1]
+        self.drawn = bootstrap(int(self.unit.max()) + 1, draws)
 
     def _sums(self, values: np.ndarray) -> np.ndarray:
         return np.bincount(self.index, values, self.n)
 
     def _error(self, top: np.ndarray, bottom: np.ndarray) -> float | None:
-        """Spread over the draws of a ratio of sums over halos; null for a single halo."""
+        """Spread over the draws of a ratio of sums over units, of (views,); null for a single unit."""
+        top, bottom = (np.bincount(self.unit, v, self.drawn.shape[1]) for v in (top, bottom))
         if np.count_nonzero(bottom) < 2:
             return None
         with np.errstate(invalid="ignore", divide="ignore"):
-            drawn = np.einsum("dh,h->d", self.weights, top) / np.einsum("dh,h->d", self.weights, bottom)
+            drawn = np.einsum("du,u->d", self.drawn, top) / np.einsum("du,u->d", self.drawn, bottom)
         drawn = drawn[np.isfinite(drawn)]
         return float(drawn.std(ddof=1)) if len(drawn) > 1 else None
 
@@ -82,7 +97,7 @@ class Bin:
             "median": float(median),
             "p16": float(p16),
             "p84": float(p84),
-            "error_of_mean": self._error(self._sums(np.where(good, values, 0.0)), counts),
+            "error_of_mean": self._error(np.where(good, values, 0.0), good.astype(np.float64)),
             "n_views": int(good.sum()),
             "n_halos": int(np.count_nonzero(counts)),
         }
@@ -94,7 +109,8 @@ class Bin:
     def gain(self, model: np.ndarray, other: np.ndarray) -> dict | None:
         """Summary over halos of 1 - model/other, errors of the same halo paired; `wins`: share of halos with a gain."""
         gains = 1 - ratio(self.per_halo(model), self.per_halo(other))
-        out = Bin(self.halos, len(self.weights)).summary(gains)  # every halo one view
+        first = np.unique(self.index, return_index=True)[1]
+        out = Bin(self.halos, len(self.drawn), self.unit[first]).summary(gains)  # every halo one view
         return out and {**out, "n_views": len(model), "wins": float((gains > 0).mean())}
 
     def ratio_of_sums(self, top: np.ndarray, bottom: np.ndarray, power: float = 1.0) -> dict | None:
@@ -102,7 +118,7 @@ class Bin:
         if not bottom.sum() > 0:
             return None
         value = (top.sum() / bottom.sum()) ** power
-        error = self._error(self._sums(top), self._sums(bottom))
+        error = self._error(top, bottom)
         return {"value": float(value), "error": error and float(power * value ** (1 - 1 / power) * error) if value > 0 else None}
 
 

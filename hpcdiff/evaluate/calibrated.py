@@ -7,6 +7,7 @@ import numpy as np
 from hpcdiff.evaluate import calibration
 from hpcdiff.evaluate.bins import Bin
 from hpcdiff.evaluate.reference import NAMES
+from hpcdiff.measures import ratio
 
 SKILLS = {"total": "crps_skill_over_climatology", "pixel": "crps_skill_over_stacked_profile"}
 
@@ -31,10 +32,13 @@ def calibration_of(c, b: Bin, climate: np.ndarray, samples: int, observables: li
         counts, crps, skill = c(f"{name}_ranks"), c(f"{name}_crps"), reference[name]
         variance, square = c(f"{name}_variance"), c(f"{name}_square")
         if name == "total":  # so that each halo counts alike, whatever its mass
-            variance, square = variance / truth**2, square / truth**2
+            weight = np.square(c("total_mean"))  # of the samples: weighted by the truth, a right posterior has too large errors
+            variance, square = (ratio(v, weight) for v in (variance, square))
             band = calibration.rank_band(counts.sum(0))
         else:
-            band = calibration.scatter_band(counts[np.argsort(b.index)], b.weights)
+            each = np.zeros((b.drawn.shape[1], samples + 1))
+            np.add.at(each, b.unit, counts)
+            band = calibration.scatter_band(each, b.drawn)
         out[name] = {
             "ranks": counts.sum(0).astype(int).tolist(),
             "rank_band": band,

@@ -10,6 +10,7 @@ from pathlib import Path
 from hpcdiff import files
 from hpcdiff.errors import UserError, nearest
 from hpcdiff.evaluate import compare_figures as drawing
+from hpcdiff.evaluate.about import claim
 from hpcdiff.evaluate.export import Drawn, Sheet, save
 from hpcdiff.evaluate.look import STYLE, field_name, part, plt
 from hpcdiff.evaluate.pair import DRAWS, Run, common_bins, differing, label, paired, refuse_unlike, same_maps
@@ -126,7 +127,8 @@ def page(a: Run, b: Run, names: tuple[str, str], pairs: list[dict], reason: str,
         ("Training", pictures.get("training", "")),
     ]
     facts = f"A: {a.folder} · B: {b.folder}"
-    return write_page("Two runs side by side", facts, sections, notes)
+    claims = " ".join(dict.fromkeys(claim(r.metrics["simulation_engine"]) for r in (a, b) if "simulation_engine" in r.metrics))
+    return write_page("Two runs side by side", facts, sections, notes, claims)
 
 
 def _short(value: object) -> str:

@@ -7,6 +7,7 @@ from functools import lru_cache
 import numpy as np
 
 from hpcdiff.evaluate.calibration.expected import DRAWS, SEED, share_above
+from hpcdiff.evaluate.inputs import depth_of
 
 CUBE = 1e-3
 """Relative difference of width and depth up to which the three axes cut the same cube."""
@@ -69,7 +70,7 @@ def consistency(
     """
     if samples < 2:
         return None, "one sample a view: there is no spread"
-    if not np.allclose(catalog["width_mpc"], catalog["depth_mpc"], rtol=CUBE, atol=0):
+    if not np.allclose(catalog["width_mpc"], depth_of(catalog, field), rtol=CUBE, atol=0):
         return None, "the maps are not as deep as they are wide: the three axes cut different volumes, with different masses"
     groups = groups_of(catalog["halo_id"], catalog["sightline_index"], chosen)
     chi2, first, p = agreement(columns[f"{field}/total_mean"], columns[f"{field}/total_variance"], groups, samples)

@@ -38,7 +38,7 @@ PREDICTION = {
     "wiener": (GREEN, "-", "Wiener filter"),
     "linear_map": (GREEN, "-", "linear map"),
     "stacked_profile": (GREY, ":", "stacked profile"),
-    "nfw": (RED, (0, (5, 1, 1, 1)), "NFW from SZ"),
+    "nfw": (RED, (0, (5, 1, 1, 1)), "round NFW"),
     "nearest": (SKY, (0, (3, 1)), "nearest training map"),
     "regression": (BLACK, "-", "mean-square network"),
 }
@@ -97,14 +97,17 @@ def convergence(metrics: dict) -> Drawn | None:
 
 def profiles(metrics: dict, maps: MapFile, rows: np.ndarray) -> Drawn:
     """Figure 6: radial profiles and their fractional error."""
-    names, fields = bins(metrics, "profile"), metrics["config"]["task"]["outputs"]
-    figure, axes = new(2 * len(names), len(fields), (4.6 * len(fields), 4.3 * len(names)), sharex=True, height_ratios=[2.4, 1] * len(names))
+    names, fields = bins(metrics, "profile", signal=True), metrics["config"]["task"]["outputs"]
+    figure, axes = new(
+        2 * len(names), len(fields), (4.6 * len(fields), 3.6 * len(names) + 0.7), sharex=True, height_ratios=[2.4, 1] * len(names)
+    )
     mass, radius = maps.catalog["mass_200m"][rows], maps.catalog["radius_200m"][rows]
     edges = metrics["config"]["evaluate"]["mass_bins"]
     sheet = Sheet("bin", "field", "radius_mpc", *(f"{what}_{q}" for what in ("truth", "generated", "fractional_error") for q in QUANTILES))
     for n, name in enumerate(names):
         low, high = edges.get(name, (mass.min(), mass.max()))
-        r200 = radius[(mass >= low) & (mass <= high)]
+        ends = part(metrics, "profile", name, fields[0], "r200m_mpc")  # older metrics don't say
+        r200 = np.array(ends) if ends else radius[(mass >= low) & (mass <= high)]
         for c, field in enumerate(fields):
             p, (top, bottom) = metrics["profile"][name][field], axes[2 * n : 2 * n + 2, c]
             r = np.array(p["radius_mpc"])
@@ -125,7 +128,7 @@ def profiles(metrics: dict, maps: MapFile, rows: np.ndarray) -> Drawn:
             top.set_title(f"{field_name(field)}, {bin_title(metrics, name)}")
             if c == 0:
                 top.set_ylabel(FIELD_UNIT.get(field, maps.units[field]))
-                bottom.set_ylabel("fractional error")
+                bottom.set_ylabel("fractional\nerror")
             if n == 0 and c == 0:
                 top.legend()
             sheet.curve(
@@ -138,8 +141,8 @@ def profiles(metrics: dict, maps: MapFile, rows: np.ndarray) -> Drawn:
 
 def pixels(metrics: dict) -> Drawn:
     """Figure 7: fractional error of the mean map's pixels inside and outside R200m."""
-    names = bins(metrics, "pixel_error")
-    figure, axes = new(1, len(names), (4.8 * len(names), 3.8), sharey=True)
+    names = bins(metrics, "pixel_error", signal=True)
+    figure, axes = new(1, len(names), (3.6 * len(names) + 1.2, 3.8), sharey=True)
     sheet = Sheet("bin", "field", "where", "error_low", "error_high", "pixels")
     for axis, name in zip(axes[0], names, strict=True):
         for field, e in metrics["pixel_error"][name].items():
@@ -162,8 +165,8 @@ def pixels(metrics: dict) -> Drawn:
 
 
 def _spectra(metrics: dict, draw, ylabel: str):
-    names, fields = bins(metrics, "spectra"), metrics["config"]["task"]["outputs"]
-    figure, axes = new(len(names), len(fields), (4.6 * len(fields), 3.4 * len(names)), sharex=True, sharey=True)
+    names, fields = bins(metrics, "spectra", signal=True), metrics["config"]["task"]["outputs"]
+    figure, axes = new(len(names), len(fields), (4.6 * len(fields), 2.7 * len(names) + 0.7), sharex=True, sharey=True)
     sheet = Sheet("bin", "field", "curve", "k_h_per_mpc", *QUANTILES)
     for n, name in enumerate(names):
         for c, field in enumerate(fields):

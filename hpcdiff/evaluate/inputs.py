@@ -137,12 +137,33 @@ def open_inputs(config) -> tuple[MapFile, Samples]:
     samples.fields = list(config.task.outputs)
     observed = samples.config.get("observe", config.resolved("observe")["observe"])
     seed = samples.config.get("run", {}).get("seed", config.run.seed)
+    if config.evaluate.regression:
+        rival = Samples(Path(config.evaluate.regression))
+        if rival.config.get("observe", observed) != observed:
+            raise UserError(
+                "the regression saw its inputs otherwise observed than the samples did", rival.path, "give both the same `observe`"
+            )
     return ObservedMaps(maps, observed, config.task.inputs, seed), samples
 
 
 def cosmology(maps: MapFile, config) -> tuple[float, float, float]:
     """h, Om0 and Ob0 of the maps: the file's own, else the config's."""
     return tuple(float(maps.attributes.get(name, getattr(config.cosmology, name))) for name in ("h", "Om0", "Ob0"))
+
+
+def depth_of(catalog: dict[str, np.ndarray], field: str) -> np.ndarray:
+    """Depth in Mpc of each view's map of a field: its own (`project.depth.<field>`), else that of all."""
+    return catalog.get(f"depth_{field}_mpc", catalog["depth_mpc"])
+
+
+def engine_of(maps: MapFile) -> str | None:
+    """What made the simulation, from the map file's provenance; None where it does not say."""
+    try:
+        says = json.loads(maps.attributes.get("provenance") or "{}")
+    except (ValueError, TypeError):
+        return None
+    names = (str(says.get(key) or "") for key in ("simulation_engine", "engine", "simulation")) if isinstance(says, dict) else ()
+    return next((name for name in names if name not in ("", "unknown")), None)
 
 
 def parts_of(maps: MapFile, rows: np.ndarray) -> str:

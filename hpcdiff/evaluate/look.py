@@ -30,8 +30,9 @@ from hpcdiff.look import (
 __all__ = [
     "BLACK", "BLUE", "FIELD_COLOUR", "FIELD_MAP", "FIELD_NAME", "FIELD_UNIT", "GREEN", "GREY", "ORANGE", "PURPLE", "RED", "SIGNED_MAP",
     "SKY", "STYLE", "Figure", "band", "bin_title", "bins", "field_name", "floats", "new", "part", "plain_ticks", "plt", "power_of_ten",
+    "signal_name",
 ]  # fmt: skip
-SIGNAL = {"signal_high": "strong SZ signal", "signal_middle": "middle SZ signal", "signal_low": "weak SZ signal"}
+SIGNAL = {"signal_high": "strong", "signal_middle": "middle", "signal_low": "weak"}
 """Thirds of the views by an observable, from strong to weak."""
 MARKERS = "osD^v"
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
@@ -75,10 +76,15 @@ def bins(metrics: dict, quantity: str, signal: bool = False) -> list[str]:
     return (strong if signal and strong else heavy) or ["all"]
 
 
+def signal_name(metrics: dict) -> str:
+    """The observable whose thirds are bins: SZ signal, X-ray signal, ..."""
+    return f"{field_name(part(metrics, 'signal_bins', 'field') or 'sz')} signal"
+
+
 def bin_title(metrics: dict, name: str) -> str:
     """The bin in words."""
     if name in SIGNAL:
-        return SIGNAL[name]
+        return f"{SIGNAL[name]} {signal_name(metrics)}"
     edges = metrics["config"]["evaluate"]["mass_bins"]
     if name not in edges:
         return "all test views" if name == "all" else name

@@ -110,7 +110,7 @@ def posterior(maps: MapFile, row: int, outputs: list[str], drawn: dict[str, np.n
     """One cluster: truth, mean, two samples, their spread, and the error of the mean in units of the spread."""
     if drawn[outputs[0]].shape[1] < 2:
         return None
-    figure, axes = new(len(outputs), 6, (15.5, 2.75 * len(outputs) + 0.4), sharex=True, sharey=True, layout="compressed")
+    figure, axes = new(len(outputs), 6, (15.5, 2.3 * len(outputs) + 0.5), sharex=True, sharey=True, layout="compressed")
     width, images = float(maps.catalog["width_mpc"][row]), {}
     for r, field in enumerate(outputs):
         truth, x = maps.read(field, [row])[0].astype(float), drawn[field][0].astype(float)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from hpcdiff.evaluate.baselines import Baselines
-from hpcdiff.evaluate.bins import SIGNAL, Bin, curve, mass_bins, one_view_per_halo, signal_bins
+from hpcdiff.evaluate.bins import SIGNAL, Bin, curve, independent_units, mass_bins, one_view_per_halo, signal_bins
 from hpcdiff.evaluate.calibrated import calibration_of
 from hpcdiff.evaluate.consistency import consistency
 from hpcdiff.evaluate.morphology import structure_of, substructure_of
@@ -19,7 +19,7 @@ from hpcdiff.measures import ratio
 TABLE = ("b_small", "b_large", "r_small", "r_large")
 BY_MASS = ("table1", "table1_per_sample")
 """Quantities in bins of true mass alone, as in the paper; all others are also in bins of the signal."""
-OF_FILE = ("k", "radius")
+OF_FILE = ("k", "radius", "r200")
 
 
 def reduce_views(
@@ -33,7 +33,7 @@ def reduce_views(
         samples: posterior samples a view. settings: the section `evaluate`. baselines: the fitted ones.
         no_tarp: why there are no references for TARP, if so.
     Returns:
-        {quantity: {bin: {field: ...}}}, `consistency`, `signal_bins` and `reasons` {path: text}.
+        {quantity: {bin: {field: ...}}}, `consistency`, `signal_bins`, `bootstrap_over` (halo or group) and `reasons` {path: text}.
     """
     observables = [*baselines.inputs, "offset_mpc"]
     makers = {
@@ -53,9 +53,11 @@ def reduce_views(
     halos, field_of_signal = catalog["halo_id"], signal_field(baselines.inputs)
     single = one_view_per_halo(halos, catalog["sightline_index"], catalog["axis"])
     by_signal, edges = signal_bins(columns[f"observable/{field_of_signal}"])
+    drawn, units = independent_units(halos, catalog["group"])
+    unit_of = dict(zip(halos.tolist(), units.tolist(), strict=True))
     metrics, reasons = {q: {} for q in makers}, {}
     for name, chosen in {**mass_bins(settings.mass_bins, catalog["mass_200m"]), **by_signal}.items():
-        part, alone = (Bin(halos[rows], settings.bootstrap) if rows.any() else None for rows in (chosen, chosen & single))
+        part, alone = (Bin(halos[rows], settings.bootstrap, units[rows]) if rows.any() else None for rows in (chosen, chosen & single))
         for quantity, make in makers.items():
             if name in by_signal and quantity in BY_MASS:
                 continue
@@ -73,14 +75,21 @@ def reduce_views(
                 metrics[quantity][name][field] = make(column, here, o)
     metrics["consistency"] = {}
     for field in baselines.outputs:
-        found, reason = consistency(columns, field, catalog, single, samples, lambda ids: Bin(ids, settings.bootstrap))
+        found, reason = consistency(
+            columns, field, catalog, single, samples, lambda ids: Bin(ids, settings.bootstrap, np.array([unit_of[i] for i in ids.tolist()]))
+        )
         metrics["consistency"][field] = found
         reasons |= {f"consistency.{field}": reason} if reason else {}
     if samples < 2:
         reasons |= {q: "one sample a view: there is no spread" for q in ("convergence", "calibration")}
     _name_nulls(metrics, reasons, no_tarp, baselines.reasons)
     bounds = {name: edges[n : n + 2] for n, name in enumerate(SIGNAL)}
-    return {**metrics, "signal_bins": {"field": field_of_signal, "aperture_mpc": APERTURE_MPC, **bounds}, "reasons": reasons}
+    return {
+        **metrics,
+        "bootstrap_over": drawn,
+        "signal_bins": {"field": field_of_signal, "aperture_mpc": APERTURE_MPC, **bounds},
+        "reasons": reasons,
+    }
 
 
 def _empty(name: str, bins: dict[str, list[float]], quantity: str) -> str:
@@ -138,6 +147,7 @@ def _profile(c, b: Bin, o: int) -> dict:
     truth, made = c("profile_truth"), c("profile")
     return {
         "radius_mpc": c("radius").mean(0).tolist(),
+        "r200m_mpc": [float(c("r200").min()), float(c("r200").max())],
         "truth": curve(truth),
         "generated": curve(made),
         "fractional_error": curve(ratio(made - truth, truth)),

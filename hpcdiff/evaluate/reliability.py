@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from hpcdiff.evaluate.export import Drawn, Sheet
-from hpcdiff.evaluate.look import BLACK, BLUE, FIELD_COLOUR, GREY, LINES, MARKERS, field_name, floats, new, part
+from hpcdiff.evaluate.look import BLACK, BLUE, FIELD_COLOUR, GREY, LINES, MARKERS, field_name, floats, new, part, signal_name
 
 SUMMARY = {"mass": "total mass", "profile": "radial profile", "band_powers": "band powers"}
-OBSERVABLE = {"sz": "SZ signal", "xray": "X-ray signal", "compton_y": "Compton y signal", "offset_mpc": "offset of the SZ peak"}
 
 
 def calibration(metrics: dict) -> Drawn | None:
@@ -98,7 +97,8 @@ def conditional(metrics: dict) -> Drawn | None:
                 axis.annotate(
                     f"p = {s['p']:.2g}", (1.01, y), xycoords=("axes fraction", "data"), va="center", fontsize=8.5, annotation_clip=False
                 )
-            ticks.append((y, f"{OBSERVABLE.get(name, name)}, {field_name(field)}"))
+            words = f"offset of the peak, {signal_name(metrics)}" if name == "offset_mpc" else f"{field_name(name)} signal"
+            ticks.append((y, f"{words}: {field_name(field)}"))
             sheet.add(name, field, s["slope"], s["error"], s["p"])
     axis.axvline(0, color=BLACK, lw=0.8)
     width = max(abs(v) for v in axis.get_xlim())

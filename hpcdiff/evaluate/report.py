@@ -15,35 +15,50 @@ from hpcdiff import files
 from hpcdiff.evaluate import about, contest, figures, latex, pictures, reliability, shapes, tables
 from hpcdiff.evaluate.export import Sheet, save
 from hpcdiff.evaluate.gallery import collect
-from hpcdiff.evaluate.inputs import Samples
+from hpcdiff.evaluate.inputs import Samples, engine_of
 from hpcdiff.evaluate.look import STYLE, plt
 from hpcdiff.maps import MapFile
 
 CAPTIONS = {
     "gallery": "Test clusters from heavy to light; each pair of rows is one cluster, linear above logarithmic. Inputs, then truth, mean of the "
     "posterior samples and one sample of each output. The colour scale of a field is that of the truth; numbers in a panel are its ends. "
-    "Densities over the mean density of the Universe, SZ in µK, X-ray in erg/s/cm². (As figure 5 of the paper.)",
-    "posterior": "One cluster: truth, mean, two samples, the spread of the samples, and the error of the mean in units of that spread.",
-    "totals": "Sum of each view's map: mean and spread of the samples against the truth; below, the error in units of the spread.",
+    "Densities over the mean density of the Universe, SZ in µK, X-ray in erg/s/cm². If all is well the mean is a smooth truth, and one "
+    "sample could be taken for a truth. (As figure 5 of the paper.)",
+    "posterior": "One cluster: truth, mean, two samples, the spread of the samples, and the error of the mean in units of that spread. If all is "
+    "well two samples differ where the spread is large, and the error is within ±2 nearly everywhere, without a shape of its own.",
+    "totals": "Truth of each view's total against mean and spread of its samples; below, (mean − truth) / spread, clipped at ±5. If all is well "
+    "points lie about the line at all masses, two thirds of the errors in the grey band. Views of one halo are near one another: they are no "
+    "independent errors.",
     "baselines": "Gain of the mean map over each baseline, 1 − squared error / the baseline's, paired by halo: median and 16–84 % of the halos. "
-    "Right of zero the mean map is better.",
-    "profiles": "Radial profiles of truth and mean map, median and 16–84 % over views; below, their fractional error. "
-    "Grey: range of R200m. (As figure 6.)",
-    "pixels": "Fractional error of the mean map's pixels inside (solid) and outside (dashed) R200m; the outermost bins hold all beyond. "
-    "(As figure 7.)",
-    "bias": "b(k) = sqrt(P_gen/P_sim), median and 16–84 % over views. The mean of the samples must fall below 1 where the inputs don't tell: "
-    "each sample must not. Dotted: split between large and small scales. (As figure 8.)",
-    "correlation": "r(k) with the truth of the mean map, of each input by itself, and of the baselines. (As figure 9.)",
-    "structure": "Structure measured alike in truth and samples: median and 16–84 % over the views of each bin. On the line: alike.",
-    "substructure": "Completeness: share of the true clumps that are found; purity: share of the clumps found that are true. In brackets: true clumps.",
-    "convergence": "Variance of the mean of N samples, mean over pixels and views; dotted: one e-fold below that of two samples. (As figure 4.)",
-    "calibration": "Left: rank of the truth among the samples, flat if calibrated. Right: coverage of the intervals between order statistics, "
-    "on the diagonal if calibrated. Above: total of the map; below: pixels. Grey, where drawn: 95 % of calibrated posteriors.",
-    "tarp": "Expected coverage by TARP, with references that depend on the data: on the diagonal, within the grey band, if calibrated.",
-    "conditional": "Slope of the truth's rank along what is observed: a posterior that is calibrated everywhere shows none.",
-    "training": "Loss of training and validation against images seen; right: gradient norm and learning rate.",
-    "masses": "Halos and views against mass, and views of each part of the split. (As figure 1.)",
-    "maps": "All maps of the most massive evaluated cluster. (As figure 2.)",
+    "Right of zero the mean map is better: so it must be for all, and least for the mean-square network, where there is one.",
+    "profiles": "Radial profiles of truth and mean map, median and 16–84 % over the views of each third by signal; below, their fractional error, "
+    "about zero if all is well. Bins are of what is observed: in bins of true mass a right posterior is biased. Grey: range of R200m. "
+    "(As figure 6.)",
+    "pixels": "Fractional error of the mean map's pixels inside (solid) and outside (dashed) R200m, about zero if all is well; the outermost bins "
+    "hold all beyond. (As figure 7.)",
+    "bias": "b(k) = sqrt(P_gen/P_sim), median and 16–84 % over views. The mean of the samples must fall below 1 where the inputs don't tell; each "
+    "sample must stay at 1. Dotted: split between large and small scales. (As figure 8.)",
+    "correlation": "r(k) with the truth of the mean map, of each input by itself, and of the baselines: the mean map must lie above all. Large "
+    "scales mean little, a stacked profile does well there. Dotted: split between large and small scales. (As figure 9.)",
+    "structure": "Structure measured alike in truth and samples: median and 16–84 % over the views of each bin. On the line, if all is well. "
+    "What is drawn of a view is the mean over its samples, which scatters less than the truth: upright bars may be the shorter ones.",
+    "substructure": "Completeness: share of the true clumps that are found; purity: share of the clumps found that are true. Mean over views with "
+    "its error; in brackets: true clumps. Samples show clumps that the inputs don't fix in other places than the truth, so low values are no "
+    "fault by themselves; the mean map shows few, and those should be true.",
+    "convergence": "Variance of the mean of N samples, mean over pixels and views: it falls as 1/N (dashed) if samples are independent. Dotted: one "
+    "e-fold below that of two samples, reached at 5 to 6. (As figure 4.)",
+    "calibration": "Left: rank of the truth among the samples, flat if calibrated; high ends say that the posterior is too narrow, a slope that it "
+    "is biased. Right: coverage of the intervals between order statistics, on the diagonal if calibrated, below it if too narrow. Above: total "
+    "of the map; below: pixels. Bands: 95 % of calibrated posteriors, of ranks all entries together, of coverage each by itself. One view of "
+    "each halo.",
+    "tarp": "Expected coverage by TARP, with references that depend on the data: within the grey band (95 % of calibrated posteriors, the whole "
+    "curve) if calibrated. Of many curves one in twenty leaves it by chance.",
+    "conditional": "Slope of the truth's rank along what is observed, with its standard error: none if the posterior is right for clusters of "
+    "every kind. Of many slopes one in twenty has p below 0.05 by chance.",
+    "training": "Loss of training and of validation (with averaged weights, which is why it may be the lower one) against images seen: both fall "
+    "and level off; a validation loss that rises again says overfitting. Right: gradient norm and learning rate.",
+    "masses": "Halos and views against mass, and views of each part of the split: every part should span all masses. (As figure 1.)",
+    "maps": "All maps of the most massive evaluated cluster, logarithmic. (As figure 2.)",
 }
 
 
@@ -164,7 +179,8 @@ def report(config, maps: MapFile, samples: Samples, metrics: dict, drawn: dict[s
         ("Config", "<p>What was run on what.</p>" + tables.facts(about.run(config, maps, samples, metrics)) + tables.reasons(metrics)),
     ]
     title = "Posterior mass maps of galaxy clusters" + (" (control)" if samples.control else "")
-    return write_page(title, about.facts(maps, samples, metrics), sections, banner)
+    claim = about.claim(metrics.get("simulation_engine") or engine_of(maps))
+    return write_page(title, about.facts(maps, samples, metrics), sections, banner, claim)
 
 
 def figure(name: str, uri: str, lines: bool, caption: str, folder: str = "figures") -> str:
@@ -177,8 +193,8 @@ def figure(name: str, uri: str, lines: bool, caption: str, folder: str = "figure
     )
 
 
-def write_page(title: str, facts: str, sections: list[tuple[str, str]], banner: str = "") -> str:
-    """A page of sections (heading, HTML), those that hold something, with links to each."""
+def write_page(title: str, facts: str, sections: list[tuple[str, str]], banner: str = "", claim: str = "") -> str:
+    """A page of sections (heading, HTML), those that hold something, with links to each; claim: what the results may be taken for."""
     kept = [(f"s{n}", heading, body) for n, (heading, body) in enumerate(sections) if body]
     links = "".join(f"<a href=#{key}>{html.escape(heading)}</a>" for key, heading, _ in kept)
     template = Template(resources.files("hpcdiff.evaluate").joinpath("report.html").read_text())
@@ -187,6 +203,7 @@ def write_page(title: str, facts: str, sections: list[tuple[str, str]], banner: 
         style=resources.files("hpcdiff.evaluate").joinpath("style.html").read_text(),
         nav=f"<nav aria-label=Sections>{links}</nav>",
         facts=html.escape(facts),
+        claim=f"<p class=claim>{html.escape(claim)}</p>" if claim else "",
         banner=banner,
         body="\n".join(f"<section><h2 id={key}>{html.escape(heading)}</h2>\n{body}</section>" for key, heading, body in kept),
     )

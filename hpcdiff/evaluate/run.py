@@ -6,7 +6,7 @@ import numpy as np
 
 from hpcdiff.evaluate.baselines import Baselines
 from hpcdiff.evaluate.blocks import in_blocks
-from hpcdiff.evaluate.inputs import Samples, cosmology, parts_of
+from hpcdiff.evaluate.inputs import Samples, cosmology, depth_of, engine_of, parts_of
 from hpcdiff.evaluate.reduce import reduce_views
 from hpcdiff.evaluate.reference import Reference, Summaries
 from hpcdiff.evaluate.spectra import HalfModes
@@ -33,7 +33,8 @@ def measure_views(world: World, maps: MapFile, samples: Samples, ruler: Ruler) -
 
     A rank holds the maps of one block of views at a time, and rank 0 the numbers, some 20 kB a view.
     """
-    place = [maps.catalog[name] for name in ("width_mpc", "depth_mpc", "radius_200m", "redshift")]
+    width, r200, redshift = (maps.catalog[name] for name in ("width_mpc", "radius_200m", "redshift"))
+    depth = {field: depth_of(maps.catalog, field) for field in (*ruler.baselines.inputs, *samples.fields)}
 
     def block(positions: np.ndarray) -> dict[str, np.ndarray]:
         rows = samples.views[positions]
@@ -42,7 +43,8 @@ def measure_views(world: World, maps: MapFile, samples: Samples, ruler: Ruler) -
         views = []
         for n, row in enumerate(rows):
             of_view = np.stack([d[n] for d in drawn]).astype(np.float64)
-            views.append(ruler.view(Place(int(row), *(float(c[row]) for c in place)), x[n], y[n], of_view))
+            place = Place(int(row), float(width[row]), {f: float(d[row]) for f, d in depth.items()}, float(r200[row]), float(redshift[row]))
+            views.append(ruler.view(place, x[n], y[n], of_view))
         return {name: np.stack([v[name] for v in views]) for name in views[0]}
 
     parts = [part for part in in_blocks(world, np.arange(len(samples.views)), block, " views", size=4) if world.main]
@@ -67,6 +69,7 @@ def measure(config, world: World, maps: MapFile, samples: Samples, made_from: di
         "version": VERSION,
         "config": config.resolved("task", "evaluate"),
         "inputs": made_from,
+        "simulation_engine": engine_of(maps),
         "control": samples.control,
         "samples": samples.count,
         "parts": parts_of(maps, rows),

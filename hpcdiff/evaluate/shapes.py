@@ -19,7 +19,9 @@ FILLED = {"signal_high": "full", "signal_middle": "bottom", "signal_low": "none"
 
 
 def totals(views: dict[str, list], fields: list[str], samples: int, msun: dict[str, float]) -> Drawn:
-    """Total of each view's map: mean and spread of the samples against the truth, and the error in units of that spread.
+    """Total of each view's map: the truth against the samples' mean and spread, and the error in units of that spread.
+
+    Drawn over the samples' mean: over the truth, a right posterior has a slope (regression to the mean).
 
     Args:
         views: columns of `views.csv`. fields: outputs. samples: a view.
@@ -33,7 +35,7 @@ def totals(views: dict[str, list], fields: list[str], samples: int, msun: dict[s
         colour, top = FIELD_COLOUR.get(field, BLUE), axes[0, c]
         good = (truth > 0) & (mean > 0)
         top.errorbar(
-            truth[good], mean[good], np.minimum(std, mean * 0.95)[good] if samples > 1 else None,
+            mean[good], truth[good], xerr=np.minimum(std, mean * 0.95)[good] if samples > 1 else None,
             fmt="o", ms=3.2, color=colour, ecolor=colour, elinewidth=0.8, alpha=0.75, mew=0,
         )  # fmt: skip
         if good.any():
@@ -47,11 +49,11 @@ def totals(views: dict[str, list], fields: list[str], samples: int, msun: dict[s
             pull = np.divide(mean - truth, std, out=np.full(len(truth), np.nan), where=std > 0)
             axes[1, c].axhspan(-1, 1, color=GREY, alpha=0.18, lw=0)
             axes[1, c].axhline(0, color=BLACK, lw=0.8)
-            axes[1, c].plot(truth[good], np.clip(pull, -5, 5)[good], "o", ms=3.2, color=colour, alpha=0.75, mew=0)
+            axes[1, c].plot(mean[good], np.clip(pull, -5, 5)[good], "o", ms=3.2, color=colour, alpha=0.75, mew=0)
             axes[1, c].set_ylim(-5.3, 5.3)
         unit = r"mass in the map ($10^{14}\,M_\odot$)" if field in msun else "sum of the map"
-        axes[-1, c].set_xlabel(f"true {unit}")
-        top.set_ylabel(f"{unit}, samples")
+        axes[-1, c].set_xlabel(f"{unit}, mean of the samples")
+        top.set_ylabel(f"true {unit}")
         sheet.curve(
             (),
             views["view"],

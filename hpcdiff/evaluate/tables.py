@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 
 from hpcdiff.evaluate.figures import PREDICTION
-from hpcdiff.evaluate.look import SIGNAL, bins, field_name, part
+from hpcdiff.evaluate.look import SIGNAL, bins, field_name, part, signal_name
 
 PAPER_TABLE1 = {
     ("high", "gas"): (0.974, 0.988, 0.970, 0.994),
@@ -17,10 +17,10 @@ PAPER_TABLE1 = {
 PAPER_BINS = {"low": [2.0e14, 6.0e14], "high": [6.0e14, 1.0e15]}
 PAPER_MASS = {"gas": "+0.0023 (+0.0010 −0.0018)", "dm": "−0.0079 (+0.0070 −0.0044)"}
 RIVAL = {
-    "stacked_profile": "a round cluster that follows the total SZ signal",
+    "stacked_profile": "a round cluster that follows the map's total signal",
     "wiener": "the best scale-dependent linear filter of the inputs",
     "linear_map": "the best scale-dependent linear filter of the inputs",
-    "nfw": "a round NFW halo whose mass follows the SZ signal within an aperture",
+    "nfw": "a round NFW halo whose mass follows the signal within an aperture",
     "nearest": "the training view whose inputs are most alike",
     "regression": "the same network trained to the smallest mean square",
 }
@@ -73,7 +73,7 @@ def bin_words(metrics: dict, name: str) -> str:
     edges = metrics["config"]["evaluate"]["mass_bins"]
     if name in edges:
         return f"{name} ({edges[name][0]:.3g}–{edges[name][1]:.3g} Msun)".replace("e+", "e")
-    return SIGNAL.get(name, name)
+    return f"{SIGNAL[name]} {signal_name(metrics)}" if name in SIGNAL else name
 
 
 def rivals(metrics: dict) -> list[str]:
@@ -91,7 +91,7 @@ def rival_name(name: str) -> str:
 def skill(metrics: dict) -> str:
     """Squared errors of the mean map beside the baselines'."""
     rows = []
-    for name in _bins(metrics, "squared_error"):
+    for name in _bins(metrics, "squared_error", signal=True):
         for field, error in metrics["squared_error"][name].items():
             base = part(metrics, "baseline", name, field) or {}
             mass = metrics["total_mass_error"][name][field]
@@ -117,7 +117,8 @@ def skill(metrics: dict) -> str:
     said = " ".join(f"<i>{html.escape(rival_name(n))}</i>: {RIVAL[n]}." for n in rivals(metrics) if n in RIVAL)
     text = (
         "<p>Squared error: mean over pixels of (prediction − truth)², mean over views ± bootstrap over halos. Gain: 1 − error of the mean map / "
-        f"error of the baseline, for each halo, median (16 … 84 %). {said}</p>"
+        "error of the baseline, for each halo, median (16 … 84 %): above 0 the samples' mean is better. Baselines are fitted on the training "
+        f"split; signal: {html.escape(signal_name(metrics))}. {said}</p>"
     )
     return text + table(head, rows)
 
@@ -149,11 +150,14 @@ def paper_row(metrics: dict, name: str, field: str) -> tuple[float, ...] | None:
 def masses(metrics: dict) -> str:
     """Total mass errors beside the paper's."""
     rows = []
-    for name in _bins(metrics, "total_mass_error"):
+    for name in _bins(metrics, "total_mass_error", signal=True):
         for field, error in metrics["total_mass_error"][name].items():
             printed = PAPER_MASS.get(field, "–") if name == "all" else "–"
             rows.append([f"{bin_words(metrics, name)}, {field_name(field)}", median(error, "+.4f"), mean(error, "+.4f"), printed])
-    text = "<p>(generated − simulated) / simulated, of the sum of the mean map. The paper's is its average over 2e14–1e15 Msun.</p>"
+    text = (
+        "<p>(generated − simulated) / simulated, of the sum of the mean map: 0 within its error if unbiased. The paper's is its average over "
+        "2e14–1e15 Msun.</p>"
+    )
     return text + table(["bin, field", "median (16 … 84 %)", "mean ± error", "paper"], rows, (3,))
 
 
@@ -175,8 +179,10 @@ def calibration(metrics: dict) -> str:
         return "<p>One sample a view: there is no spread to judge.</p>"
     head = ["bin, field", "", "coverage / nominal", "|error| < 1 std / expected", "spread over skill", "CRPS skill"]
     text = (
-        "<p>Coverage of the interval from the lowest to the highest sample. Spread over skill is 1 for a calibrated posterior, below 1 for one "
-        "that is too narrow. CRPS skill is over the training split's distribution (total mass) and over the stacked profile (pixels). "
+        "<p>One view of each halo. Coverage of the interval from the lowest to the highest sample: the nominal share of truths lies inside if "
+        "calibrated. Spread over skill is 1 for a calibrated posterior, below 1 for one that is too narrow; among pixels the bright ones weigh "
+        "most, in coverage all count alike. CRPS skill, over the training split's distribution (total mass) and over the stacked profile "
+        "(pixels), is 1 for a perfect forecast and 0 for one that is worth no more. "
     )
     if not any(part(metrics, "calibration", name) for name in SIGNAL):
         text += "Binning in true mass biases even a perfect posterior a little (regression to the mean)."
@@ -215,7 +221,11 @@ def structure(metrics: dict) -> str:
     if not rows:
         return ""
     head = ["bin, field", "quantity", "truth", "mean over samples", "error", "coverage / nominal"]
-    return "<p>Median (16 … 84 %) over views; errors of masses are relative.</p>" + table(head, rows)
+    text = (
+        "<p>Median (16 … 84 %) over views; errors of masses are relative. Coverage: share of the truths between the lowest and the highest sample. "
+        "M500c of gas and stars is their own mass within their own radius.</p>"
+    )
+    return text + table(head, rows)
 
 
 def consistency(metrics: dict) -> str:
@@ -229,7 +239,8 @@ def consistency(metrics: dict) -> str:
     if not rows:
         return ""
     text = (
-        "<p>Posterior masses of one halo from its three axes must agree within their spread: χ² for each degree of freedom is then 1.</p>"
+        "<p>Posterior masses of one halo from its three axes must agree within their spread, a check without truth: χ² for each degree of "
+        "freedom is then 1, or less where the axes share an error. Well above 1, with a small p, posteriors are too narrow.</p>"
     )
     return text + table(["field", "χ² ± error", "expected", "p", "halos"], rows)
 

@@ -22,11 +22,11 @@ ERROR_EDGES = np.linspace(-1.0, 1.0, 81)
 
 @dataclass
 class Place:
-    """Where a view is: its row of the map file, width and depth of the map and the halo's R200m in Mpc, and the redshift."""
+    """Where a view is: its row of the map file, width of the map, depth of each field's and the halo's R200m in Mpc, and the redshift."""
 
     row: int
     width_mpc: float
-    depth_mpc: float
+    depth_mpc: dict[str, float]
     r200_mpc: float
     redshift: float
 
@@ -56,13 +56,13 @@ class Ruler:
         """
         width, npix = place.width_mpc, self.modes.npix
         k = measures.wavenumbers(self.modes, width, self.h)
-        out = {"k": k, "radius": self.pixels.radius * width / npix}
-        out |= {f"observable/{name}": value for name, value in self.observables(inputs, width, place.depth_mpc, place.redshift).items()}
+        out = {"k": k, "radius": self.pixels.radius * width / npix, "r200": place.r200_mpc}
+        observed = self.observables(inputs, width, place.depth_mpc[self.observables.signal], place.redshift)
+        out |= {f"observable/{name}": value for name, value in observed.items()}
         inside = self.observables.distance * width / npix < place.r200_mpc
         predicted = self.baselines.predict(inputs, place.row)
         seen = self.modes.transform(inputs)
         p_in = self.modes.power(seen, seen)
-        where = (width, place.depth_mpc, place.redshift, place.r200_mpc)
         for o, field in enumerate(self.baselines.outputs):
             rng = np.random.default_rng([place.row, o])
             guesses = {name: maps[o] for name, maps in predicted.items()}
@@ -72,6 +72,7 @@ class Ruler:
             for i, name in enumerate(self.baselines.inputs):
                 numbers |= {f"{name}/r": r[i], f"{name}/r_small": small[i], f"{name}/r_large": large[i]}
             mean = samples[o].mean(0)
+            where = (width, place.depth_mpc[field], place.redshift, place.r200_mpc)
             numbers |= _pixel_errors(mean, truth[o], inside)
             numbers |= morphology.measure(self.structure, field, truth[o], mean, samples[o], where, rng)
             out |= {f"{field}/{key}": value for key, value in numbers.items()}

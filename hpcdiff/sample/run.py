@@ -43,20 +43,21 @@ def sample(config: Config, world: World) -> str:
         UserError: model and map file do not belong together, an earlier run differs, or a shard of it is missing.
         Stopped: a signal came; the finished shards stay.
     """
-    path = config.dir / "samples.h5"
+    path, done = config.dir / "samples.h5", None
     with world.together():
         refuse_unbuilt(config)
         maps = MapFile(config.map_paths()[0])
         weights = read_model_config(config.model_path())["weights_sha256"]
         header = {"config": config.resolved("run", "observe", "sample"), "inputs": {"maps": maps.fingerprint, "model": weights}}
-        done = path.exists()
-        if done:
-            old = stored_header(path)
+        if world.main and path.exists():  # for all: over a network, others may still see what --overwrite has just removed
+            done, old = f"{path} is already finished", stored_header(path)
             find_shards(path)
-            if old is not None:
+            if old is None:
+                done += " (another program made it, so it is not compared)"
+            else:
                 refuse_change(old, header, path, EXEMPT)
-    if done:
-        return f"{path} is already finished" + ("" if old else " (another program made it, so it is not compared)")
+    if done := world.broadcast(done):
+        return done
 
     sampler, steps, nfe, samples = effort(config)
     with world.together():

@@ -1,6 +1,7 @@
 """Shards of a sampling run: one HDF5 file a batch in `samples.partial/`, at the end the virtual dataset over them in samples.h5.
 
-Nothing is copied: the folder gets its final name, `samples.shards/`, and samples.h5 refers to what lies in it (`hpcdiff.samples`).
+The folder gets its final name, `samples.shards/`, and samples.h5 refers to what lies in it (`hpcdiff.samples`). Nothing is copied, but where
+there are more than `MOST` shards: these are joined.
 """
 
 from __future__ import annotations
@@ -24,6 +25,10 @@ from hpcdiff.config import Config
 from hpcdiff.errors import UserError
 from hpcdiff.samples import FORMAT, SHARD_FORMAT, VERSION, checksum, read_shard
 from hpcdiff.strict import refuse_difference
+
+MOST = 192
+"""Shards of a finished run, at most. HDF5 keeps every file of a virtual dataset open that it has read from, and where it may open no more
+(256 files of a process on macOS, 1024 on Linux) it shows fill values and says nothing."""
 
 
 class Shards:
@@ -83,7 +88,10 @@ class Shards:
                 continue
             if about.get("run") != self.run_id:
                 raise UserError("a shard of another run (seed, maps, model or settings) lies among the samples", path, "sample --overwrite")
-            have[[place[int(v)] for v in views], numbers] = True
+            rows = [place[int(v)] for v in views], numbers
+            if have[rows].all():  # killed while shards were joined
+                files.remove(path)
+            have[rows] = True
         size = int((~have).sum()) * int(np.prod(self.shape[1:])) * 4 * len(self.outputs)
         if size * 1.001 + 2**20 > (free := files.free_bytes(self.folder)):
             raise UserError(f"the samples need {size / 1e9:.3g} GB and {free / 1e9:.3g} GB are free", self.folder, "free some space")
@@ -91,8 +99,10 @@ class Shards:
 
     def write(self, views: np.ndarray, numbers: np.ndarray, maps: dict[str, np.ndarray]) -> None:
         """Write one batch: views and sample numbers int64 (n,), maps {field: float32 (n, npix, npix)}; the file appears when it is whole."""
+        self._put(self.folder / f"part-{int(views[0]):012d}-{int(numbers[0]):06d}.h5", views, numbers, maps)
+
+    def _put(self, path: Path, views: np.ndarray, numbers: np.ndarray, maps: dict[str, np.ndarray]) -> None:
         maps = {name: np.ascontiguousarray(maps[name], "<f4") for name in self.outputs}
-        path = self.folder / f"part-{int(views[0]):012d}-{int(numbers[0]):06d}.h5"
         temporary = self.folder / f".{path.name}.{os.getpid()}.tmp"
         try:
             with h5py.File(temporary, "w") as f:
@@ -110,8 +120,9 @@ class Shards:
         """Give the folder its final name and write samples.h5 over it; on rank 0.
 
         Raises:
-            UserError: a sample is in no shard.
+            UserError: a sample is in no shard; a shard that is to be joined with others is damaged.
         """
+        self._join()
         m, s, npix = len(self.views), *self.shape[:2]
         layouts = {name: h5py.VirtualLayout((m, *self.shape), "<f4") for name in self.outputs}
         place, have, table = {int(v): i for i, v in enumerate(self.views)}, np.zeros(m * s, bool), []
@@ -141,6 +152,25 @@ class Shards:
         files.remove(self.final)
         os.replace(self.folder, self.final)
         os.replace(partial, self.path)
+
+    def _join(self) -> None:
+        """Make at most `MOST` shards by joining neighbours. Killed on the way, it leaves rows in two shards, which `finished` clears up."""
+        paths = self._paths()
+        each = -(-len(paths) // MOST)
+        for group in (paths[i : i + each] for i in range(0, len(paths), each)) if each > 1 else ():
+            parts = [self._read(path) for path in group]
+            views, numbers = (np.concatenate([part[k] for part in parts]) for k in (0, 1))
+            self._put(group[0], views, numbers, {name: np.concatenate([part[2][name] for part in parts]) for name in self.outputs})
+            for path in group[1:]:
+                path.unlink()
+
+    def _read(self, path: Path) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+        with open_hdf5(path, "shard") as f:
+            views, numbers, crc = f["catalog/view"][:], f["catalog/sample"][:], int(f.attrs["crc32"])
+            maps = {name: f["samples"][name][:] for name in self.outputs}
+        if checksum(views, numbers, maps) != crc:
+            raise UserError("a shard differs from its checksum", path, "run sample again, which draws it again")
+        return views, numbers, maps
 
     def _paths(self) -> list[Path]:
         return sorted(self.folder.glob("part-*.h5"))

@@ -1,15 +1,27 @@
 """A run folder with fake clusters and a posterior whose calibration is known: files only, as the stages would leave them."""
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 
 import h5py
 import numpy as np
 import yaml
 
+from hpcdiff.config import read_config
+from hpcdiff.evaluate.__main__ import main
+from hpcdiff.evaluate.inputs import open_inputs
+from hpcdiff.evaluate.run import measure
 from hpcdiff.maps import UNITS, MapFile, MapWriter
 from hpcdiff.world import World
 
 WIDTH = 12.8
+# every third halo is tested, some on the edges of the bins: 6e14 belongs to `high`, 1e15 closes it
+TESTED = [1.5e14, 2e14, 3e14, 8e14, 6e14, 7e14, 1e15, 1.2e15, 4e14, 5e14]
+MASS = [m for n, light in enumerate(np.geomspace(1.2e14, 9e14, 10)) for m in (TESTED[n], light, light * 1.4)]
+EVALUATED = []
 
 
 def smooth(rng, n, npix, scale):
@@ -96,3 +108,42 @@ def write_run(folder, halos=30, views=3, npix=32, samples=10, seed=1, mass=None,
             f[f"samples/{field}"] = x.reshape(len(rows), samples, npix, npix).astype("<f4")
     (folder / "config.yaml").write_text(yaml.safe_dump({"run": {"dir": str(folder)}, "project": {"npix": npix}}))
     return folder / "config.yaml"
+
+
+def evaluated_run(factory):
+    """The folder of one whole run, evaluated by one process, with the training's statistics; made once, nobody changes it."""
+    if not EVALUATED:
+        folder = factory.mktemp("evaluated") / "run"
+        config = write_run(folder, mass=MASS, views=2)
+        lines = [{"images": n, "loss": 1 / n, "lr": 1e-3, "gradient_norm": None} for n in (100, 200, 300)]
+        lines[1]["validation_loss"] = 0.25
+        (folder / "stats.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"images": 400, "lo')
+        assert main([str(config)]) == 0
+        EVALUATED.append(folder)
+    return EVALUATED[0]
+
+
+def copied(run, folder, names=("maps.h5", "samples.h5")):
+    """Files of a run in a folder of their own, with a config; the folder."""
+    for name in names:
+        shutil.copy(run / name, folder / name)
+    (folder / "config.yaml").write_text(yaml.safe_dump({"run": {"dir": str(folder)}}))
+    return folder
+
+
+def measured(folder, *overrides):
+    """The metrics alone, without pictures."""
+    config = read_config(folder / "config.yaml", list(overrides))
+    return measure(config, World(), *open_inputs(config), {})
+
+
+def torchrun(ranks, *words):
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+    return subprocess.run([*launch, *words], capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+def one_line(capsys):
+    """The one line that says what is wrong."""
+    lines = [line for line in capsys.readouterr().err.replace("\r", "\n").splitlines() if "error:" in line or "Traceback" in line]
+    assert len(lines) == 1, lines
+    return lines[0]

@@ -268,6 +268,7 @@ def test_regression_refuses_what_is_none(tmp_path):
     write_run(tmp_path / "a", samples=1, seed=1)
     write_run(tmp_path / "b", samples=1, seed=2)
     write_run(tmp_path / "c", samples=4, seed=1)
+    write_run(tmp_path / "d", samples=1, seed=1, control="shuffled inputs")
     maps = MapFile(tmp_path / "a/maps.h5")
 
     def refused(path, outputs, *words):
@@ -278,6 +279,7 @@ def test_regression_refuses_what_is_none(tmp_path):
 
     refused(tmp_path / "b/samples.h5", ["dm"], "another map file", "b/samples.h5")
     refused(tmp_path / "c/samples.h5", ["dm"], "4 samples a view", "task.method=regression")
+    refused(tmp_path / "d/samples.h5", ["dm"], "a control (shuffled inputs)")
     refused(tmp_path / "none.h5", ["dm"], "none.h5")
     refused(tmp_path / "a/maps.h5", ["dm"], "not a samples file")
     refused(tmp_path / "a/samples.h5", ["dm", "total"], "total", "dm, gas")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hpcdiff.evaluate.bins import SIGNAL, Bin, bootstrap, curve, mass_bins, one_view_per_halo, signal_bins
+from hpcdiff.evaluate.bins import SIGNAL, Bin, bootstrap, curve, independent_units, mass_bins, one_view_per_halo, signal_bins
 
 
 def test_mass_bins_are_closed_at_the_top():
@@ -51,6 +51,17 @@ def test_more_views_of_the_same_halos_are_not_more_evidence():
     assert one["error_of_mean"] == pytest.approx(values.std() / np.sqrt(40), rel=0.1)
     assert ten["error_of_mean"] == pytest.approx(one["error_of_mean"], rel=1e-9)
     assert ten["n_views"] == 400 and ten["n_halos"] == 40
+
+
+def test_more_halos_of_the_same_group_are_not_more_evidence():
+    values = np.random.default_rng(0).standard_normal(40)
+    one = Bin(np.arange(40), 2000).summary(values)
+    ten = Bin(np.arange(400), 2000, np.repeat(np.arange(40) + 7, 10)).summary(np.repeat(values, 10))
+    assert ten["error_of_mean"] == pytest.approx(one["error_of_mean"], rel=1e-9) and ten["n_halos"] == 400
+    gain = Bin(np.repeat(np.arange(400), 2), 2000, np.repeat(np.arange(40), 20)).gain(np.repeat(np.exp(values), 20), np.ones(800))
+    assert gain["error_of_mean"] == pytest.approx(Bin(np.arange(40), 2000).gain(np.exp(values), np.ones(40))["error_of_mean"], rel=1e-9)
+    assert independent_units(np.arange(4), np.arange(4))[0] == independent_units(np.arange(4), np.zeros(4))[0] == "halo"
+    assert independent_units(np.arange(4), np.array([0, 0, 1, 1]))[0] == "group"
 
 
 def test_gain_is_paired_by_halo():

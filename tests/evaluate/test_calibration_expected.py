@@ -8,7 +8,8 @@ import pytest
 from scipy.stats import kstest, linregress
 
 from hpcdiff.evaluate import calibration
-from hpcdiff.evaluate.bins import bootstrap
+from hpcdiff.evaluate.bins import Bin, bootstrap
+from hpcdiff.evaluate.calibrated import calibration_of
 from hpcdiff.evaluate.consistency import agreement
 
 S, HALOS, RUNS = 10, 60, 200
@@ -143,6 +144,30 @@ def test_band_of_pixels_knows_that_the_pixels_of_a_halo_go_together():
         narrow.append(calibration.scatter_band(counts, bootstrap(HALOS, 300))["p"])
     assert np.mean(np.array(narrow) < 0.05) > 0.7
     assert calibration.scatter_band(counts[:1], bootstrap(1, 10)) is None
+
+
+def test_band_of_groups_of_other_sizes_is_about_their_ranks_not_their_sizes():
+    """Groups of halos with flat ranks but very different sizes: nothing is left to scatter."""
+    counts = np.outer([1.0, 50.0, 8.0, 20.0, 3.0], np.full(S + 1, 7.0))
+    band = calibration.scatter_band(counts, bootstrap(5, 200))
+    assert band["low"] == band["high"] == pytest.approx([574.0] * (S + 1))
+
+
+def test_spread_over_skill_of_a_right_posterior_is_one():
+    """Also where the posterior is wide, 25 % of the mass: weighted by the truth it would be .85."""
+    rng = np.random.default_rng(11)
+    n, s = 20000, 10
+    x = rng.lognormal(0, 0.5, n) * (1 + 0.25 * rng.standard_normal((s + 1, n)))
+    y, x = x[0], x[1:]
+    ranks = (x < y).sum(0)[:, None] == np.arange(s + 1)
+    columns = {
+        "truth_total": y, "total_mean": x.mean(0), "total_rank": ranks.argmax(1), "stacked_profile/absolute_error": y,
+        **{f"{w}_{k}": v for w in ("total", "pixel") for k, v in {
+            "ranks": ranks.astype(float), "crps": y, "variance": x.var(0, ddof=1), "square": (x.mean(0) - y) ** 2, "within": y,
+        }.items()},
+    }  # fmt: skip
+    got = calibration_of(columns.__getitem__, Bin(np.arange(n), 20), y, s, [])["total"]["spread_skill"]
+    assert got["value"] == pytest.approx(1, abs=0.02)
 
 
 def axes(rng, factor=1.0, common=0.0):

@@ -1,58 +1,28 @@
-"""The report and the comparison: what stands in the page, in the sheets and in the table, for new, old and poor metrics."""
+"""The report: what stands in the page, in the sheets and in the table, for new, old and poor metrics."""
 
 import base64
-import csv
 import io
 import json
 import re
-import shutil
-from html.parser import HTMLParser
 
 import h5py
 import numpy as np
 import pytest
-from fake_run import write_run
+from fake_run import copied, evaluated_run
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from page import Page, sheet
 from PIL import Image
 
 from hpcdiff.config import read_config
-from hpcdiff.evaluate import gallery
-from hpcdiff.evaluate.__main__ import main
-from hpcdiff.evaluate.inputs import open_inputs
+from hpcdiff.evaluate import about, gallery, shapes, tables
+from hpcdiff.evaluate.inputs import engine_of, open_inputs
+from hpcdiff.evaluate.look import plt
 from hpcdiff.evaluate.report import write_figures_and_report
 from hpcdiff.evaluate.run import measure
+from hpcdiff.maps import MapFile
 from hpcdiff.world import World
 
-MASS = [m for light in np.geomspace(1.2e14, 9e14, 8) for m in (light * 1.2, light, light * 1.4)]
-VOID = {"img", "meta", "br", "input", "link", "hr"}
 NEW = ("structure", "substructure", "consistency", "signal_bins")
-
-
-class Page(HTMLParser):
-    """Elements by name, texts of those that are looked at, and whether all that is opened is closed."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.found, self.stack, self.texts, self.by_id = [], [], [], {}
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag, attributes):
-        attributes = dict(attributes)
-        self.found.append((tag, attributes))
-        if tag not in VOID:
-            self.stack.append((tag, attributes))
-
-    def handle_endtag(self, tag):
-        assert self.stack and self.stack[-1][0] == tag, f"</{tag}> closes {self.stack[-1:]}"
-        self.stack.pop()
-
-    def handle_data(self, data):
-        self.texts.append(data)
-        if self.stack and "id" in self.stack[-1][1]:
-            self.by_id[self.stack[-1][1]["id"]] = self.by_id.get(self.stack[-1][1]["id"], "") + data
-
-    def all(self, tag):
-        return [a for t, a in self.found if t == tag]
 
 
 def draw(folder, change=None):
@@ -66,25 +36,13 @@ def draw(folder, change=None):
     return Page((folder / "report.html").read_text()), metrics
 
 
-def sheet(path):
-    with open(path, newline="") as f:
-        return list(csv.DictReader(f))
-
-
 def number(text):
     return float(text) if text else None
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """An evaluated run, with the training's statistics: its folder."""
-    folder = tmp_path_factory.mktemp("report") / "run"
-    config = write_run(folder, mass=MASS, views=2)
-    lines = [{"images": n, "loss": 1 / n, "lr": 1e-3, "gradient_norm": None} for n in (100, 200, 300)]
-    lines[1]["validation_loss"] = 0.25
-    (folder / "stats.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"images": 400, "lo')
-    assert main([str(config)]) == 0
-    return folder
+    return evaluated_run(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
@@ -168,13 +126,17 @@ def test_views_sheet_gives_back_the_metrics(run, metrics):
 
 def test_sheets_hold_the_numbers_of_the_metrics(run, metrics):
     figures = run / "figures"
-    for row, r in zip((r for r in sheet(figures / "profiles.csv") if (r["bin"], r["field"]) == ("high", "dm")), range(99), strict=False):
-        assert float(row["fractional_error_p84"]) == metrics["profile"]["high"]["dm"]["fractional_error"]["p84"][r]
-        assert float(row["radius_mpc"]) == metrics["profile"]["high"]["dm"]["radius_mpc"][r]
-    spectra = [r for r in sheet(figures / "correlation.csv") if (r["bin"], r["field"], r["curve"]) == ("low", "gas", "r_stacked_profile")]
-    assert [number(r["median"]) for r in spectra] == metrics["spectra"]["low"]["gas"]["r_baseline"]["stacked_profile"]["median"]
-    b = [r for r in sheet(figures / "bias.csv") if (r["bin"], r["field"], r["curve"]) == ("low", "dm", "b_per_sample")]
-    assert [number(r["p16"]) for r in b] == metrics["spectra"]["low"]["dm"]["b_per_sample"]["p16"]
+    for row, r in zip(
+        (r for r in sheet(figures / "profiles.csv") if (r["bin"], r["field"]) == ("signal_high", "dm")), range(99), strict=False
+    ):
+        assert float(row["fractional_error_p84"]) == metrics["profile"]["signal_high"]["dm"]["fractional_error"]["p84"][r]
+        assert float(row["radius_mpc"]) == metrics["profile"]["signal_high"]["dm"]["radius_mpc"][r]
+    spectra = [
+        r for r in sheet(figures / "correlation.csv") if (r["bin"], r["field"], r["curve"]) == ("signal_low", "gas", "r_stacked_profile")
+    ]
+    assert [number(r["median"]) for r in spectra] == metrics["spectra"]["signal_low"]["gas"]["r_baseline"]["stacked_profile"]["median"]
+    b = [r for r in sheet(figures / "bias.csv") if (r["bin"], r["field"], r["curve"]) == ("signal_low", "dm", "b_per_sample")]
+    assert [number(r["p16"]) for r in b] == metrics["spectra"]["signal_low"]["dm"]["b_per_sample"]["p16"]
     c = metrics["calibration"]["all"]["dm"]["total"]
     ranks = [r for r in sheet(figures / "calibration.csv") if (r["panel"], r["of"], r["field"]) == ("ranks", "total", "dm")]
     assert [float(r["y"]) for r in ranks] == c["ranks"]
@@ -182,8 +144,8 @@ def test_sheets_hold_the_numbers_of_the_metrics(run, metrics):
     assert [float(r["variance"]) for r in v] == metrics["convergence"]["all"]["gas"]["variance"]
     t = sheet(figures / "training.csv")
     assert [float(r["images"]) for r in t] == [100, 200, 300] and [number(r["validation_loss"]) for r in t] == [None, 0.25, None]
-    e = [r for r in sheet(figures / "pixels.csv") if (r["bin"], r["field"], r["where"]) == ("low", "gas", "inside")]
-    assert [int(r["pixels"]) for r in e] == metrics["pixel_error"]["low"]["gas"]["inside"]["histogram"]
+    e = [r for r in sheet(figures / "pixels.csv") if (r["bin"], r["field"], r["where"]) == ("signal_low", "gas", "inside")]
+    assert [int(r["pixels"]) for r in e] == metrics["pixel_error"]["signal_low"]["gas"]["inside"]["histogram"]
     gain = next(r for r in sheet(figures / "baselines.csv") if (r["field"], r["baseline"]) == ("dm", "stacked_profile"))
     assert float(gain["gain_median"]) == metrics["baseline"][gain["bin"]]["dm"]["stacked_profile"]["gain"]["median"]
 
@@ -218,15 +180,70 @@ def test_latex_table_has_the_numbers_and_balances(run, metrics):
     assert float(table["low", "gas", "each_sample", "r_small"]) == metrics["table1_per_sample"]["low"]["gas"]["r_small"]["median"]
 
 
+def test_true_masses_are_in_table_1_alone(metrics):
+    """In bins of true mass a right posterior has biased masses and profiles, so no other table or figure is cut by it."""
+    words = [f"{name} ({edges[0]:.3g}".replace("e+", "e") for name, edges in metrics["config"]["evaluate"]["mass_bins"].items()]
+    for make in (tables.masses, tables.skill, tables.calibration, tables.structure):
+        text = make(metrics)
+        assert "strong SZ signal" in text and not any(w in text for w in words), make
+    assert all(w in tables.table1(metrics) for w in words)
+
+
+def test_errors_of_masses_are_drawn_over_what_is_known(run):
+    """Over the truth a right posterior's errors have a slope; over the samples' mean they have none."""
+    rng = np.random.default_rng(5)
+    known = rng.normal(10, 1, 400)
+    drawn = known + rng.normal(0, 1, (31, 400))
+    views = {"view": range(400), "halo_id": range(400), "gas_total_truth": drawn[0]}
+    views |= {"gas_total_mean": drawn[1:].mean(0), "gas_total_std": drawn[1:].std(0, ddof=1)}
+    figure = shapes.totals(views, ["gas"], 30, {}).figure
+    x, pull = figure.axes[1].lines[-1].get_data()
+    plt.close(figure)
+    assert abs(np.polyfit(x, pull, 1)[0]) < 0.15
+
+
+def test_every_figure_says_what_it_should_show(page):
+    words = "if all is well|if calibrated|must|should|fault|if the posterior is right|independent|fall|most massive"
+    for a in page.all("img"):
+        assert re.search(words, a["alt"], re.IGNORECASE), a["alt"]
+
+
+def test_the_page_says_what_may_be_claimed(run, page, metrics, copy):
+    assert metrics["simulation_engine"] == "fake clusters"
+    assert "Made on the simulation fake clusters: holds for clusters as that simulation makes them." in page.texts
+    assert "not how well real clusters are inferred" in about.claim("halo_model") and "does not say" in about.claim(None)
+    for provenance, engine in (
+        ('{"simulation_engine": "halo_model", "engine": "x"}', "halo_model"),
+        ("{}", None),
+        ('{"simulation_engine": "unknown"}', None),
+        ("[", None),
+        ("[1]", None),
+    ):
+        with h5py.File(copy / "maps.h5", "r+") as f:
+            f.attrs["provenance"] = provenance
+        assert engine_of(MapFile(copy / "maps.h5")) == engine
+
+
 @pytest.fixture
 def copy(run, tmp_path):
-    for name in ("maps.h5", "samples.h5", "metrics.json"):
-        shutil.copy(run / name, tmp_path / name)
-    (tmp_path / "config.yaml").write_text(f"run: {{dir: {tmp_path}}}\n")
-    return tmp_path
+    return copied(run, tmp_path, ("maps.h5", "samples.h5", "metrics.json"))
 
 
-def test_old_metrics_without_the_new_parts_still_make_a_report(copy):
+@pytest.fixture
+def sketched(monkeypatch):
+    """Figures are drawn once and coarsely, not three times for print: most of a report's time goes there."""
+
+    def save(folder, name, drawn):
+        drawn.figure.set_dpi(30)
+        FigureCanvasAgg(drawn.figure).print_png(folder / f"{name}.png")
+        (folder / f"{name}.csv").write_text(drawn.sheet.text())
+        plt.close(drawn.figure)
+        return "data:image/png;base64,"
+
+    monkeypatch.setattr("hpcdiff.evaluate.report.save", save)
+
+
+def test_old_metrics_without_the_new_parts_still_make_a_report(copy, sketched):
     def older(m):
         for name in NEW:
             m.pop(name, None)
@@ -251,10 +268,11 @@ def test_old_metrics_without_the_new_parts_still_make_a_report(copy):
     assert not page.stack
 
 
-def test_one_sample_a_view_without_mass_bins(copy):
+def test_a_control_of_one_sample_a_view_without_mass_bins(copy, sketched):
     with h5py.File(copy / "samples.h5", "r+") as f:
+        f.attrs["control"] = "shuffled inputs"
         for field in ("gas", "dm"):
-            first = f["samples"][field][:, :1]
+            first = f["samples"][field][:, :1] - 5  # below zero, as samples may be
             del f["samples"][field]
             f["samples"][field] = first
     (copy / "config.yaml").write_text(f"run: {{dir: {copy}}}\nevaluate: {{mass_bins: {{}}}}\n")
@@ -262,7 +280,8 @@ def test_one_sample_a_view_without_mass_bins(copy):
     metrics = measure(config, World(), *open_inputs(config), {"maps": "0", "samples": "0"})
     write_figures_and_report(config, *open_inputs(config), metrics)
     page = Page((copy / "report.html").read_text())
-    assert not page.stack
+    assert not page.stack and metrics["control"] == "shuffled inputs" and "CONTROL: shuffled inputs" in "".join(page.texts)
+    assert not (copy / "figures" / "convergence.png").exists()
     views = json.loads(page.by_id["views"])
     assert [kind for f, kind in views["panels"] if f == "dm"] == ["truth", "sample 1", "fraction"]
     assert not (copy / "figures" / "posterior.png").exists() and (copy / "figures" / "totals.png").exists()
@@ -287,90 +306,3 @@ def test_pictures_stay_within_the_budget(copy, monkeypatch):
     page, few = kept(int(size * 0.15))
     assert 0 < sum(map(bool, few)) < len(few) and sum(map(len, few)) < size * 0.2
     assert len(few) == len(page["views"])
-
-
-def one_line(capsys):
-    lines = [line for line in capsys.readouterr().err.splitlines() if "error:" in line or "Traceback" in line]
-    assert len(lines) == 1, lines
-    return lines[0]
-
-
-def test_a_run_compared_with_itself_does_not_differ(run, tmp_path, capsys):
-    assert main(["--compare", str(run), str(run), "--out", str(tmp_path)]) == 0
-    said = capsys.readouterr().out
-    assert "0 settings differ" in said
-    rows = sheet(tmp_path / "compare_figures" / "differences.csv")
-    assert {(r["field"], r["score"]) for r in rows} >= {(f, s) for f in ("gas", "dm") for s in ("squared_error", "crps", "total_error")}
-    assert all(float(r["difference"]) == 0 and float(r["error"]) == 0 and float(r["halos_where_b_is_better"]) == 0 for r in rows)
-    page = Page((tmp_path / "compare.html").read_text())
-    assert not page.stack and "the runs have the same settings" in " ".join(page.texts)
-    assert not [a for a in page.all("img") if not a["src"].startswith("data:")]
-
-
-def test_paired_differences_against_a_loop(run, copy, tmp_path, monkeypatch):
-    monkeypatch.setattr("hpcdiff.evaluate.report._draw", lambda *a: {})
-    monkeypatch.setattr("hpcdiff.evaluate.compare._figures", lambda *a: ())
-    with h5py.File(copy / "samples.h5", "r+") as f:
-        for field in ("gas", "dm"):
-            f["samples"][field][...] = f["samples"][field][:] * 1.05
-    (copy / "metrics.json").unlink()
-    assert main([str(copy / "config.yaml")]) == 0
-    out = tmp_path / "out"
-    assert main(["--compare", str(run / "metrics.json"), str(copy), f"--out={out}"]) == 0
-    rows = {(r["field"], r["score"]): r for r in sheet(out / "compare_figures" / "differences.csv")}
-    with h5py.File(run / "samples.h5") as s, h5py.File(run / "maps.h5") as m:
-        at = s["catalog/view"][:]
-        truth, mean, halo = m["fields/dm"][:][at].astype(float), s["samples/dm"][:].astype(float).mean(1), m["catalog/halo_id"][:][at]
-    a, b = ((((g - truth) ** 2).mean((1, 2))) for g in (mean, mean * 1.05))
-    row = rows["dm", "squared_error"]
-    assert float(row["difference"]) == pytest.approx((b - a).mean(), rel=1e-4)
-    each = [(b - a)[halo == h].mean() for h in np.unique(halo)]
-    assert float(row["error"]) == pytest.approx(np.std(each) / np.sqrt(len(each)), rel=0.15)
-    assert float(row["halos_where_b_is_better"]) == pytest.approx(np.mean(np.array(each) < 0))
-
-
-def test_stale_sheets_are_not_paired(run, copy, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("hpcdiff.evaluate.compare._figures", lambda *a: ())
-    shutil.copytree(run / "figures", copy / "figures")
-    m = json.loads((copy / "metrics.json").read_text())
-    m["squared_error"]["all"]["dm"]["mean"] *= 1.01
-    (copy / "metrics.json").write_text(json.dumps(m))
-    assert main(["--compare", str(run), str(copy), "--out", str(tmp_path / "out")]) == 0
-    assert "of another evaluation" in capsys.readouterr().out
-
-
-def change(key, value):
-    def on(folder):
-        m = json.loads((folder / "metrics.json").read_text())
-        at = m
-        for k in key[:-1]:
-            at = at[k]
-        at[key[-1]] = value
-        (folder / "metrics.json").write_text(json.dumps(m))
-
-    return on
-
-
-BAD = {
-    "other fields": (change(("config", "task", "outputs"), ["gas"]), "other fields"),
-    "other scales": (change(("config", "evaluate", "k_split"), 3.0), "k_split"),
-    "foreign": (change(("format",), "x"), "not a metrics file"),
-    "no JSON": (lambda d: (d / "metrics.json").write_text("{"), "no JSON"),
-    "not evaluated": (lambda d: (d / "metrics.json").unlink(), "cannot be read"),
-}
-
-
-@pytest.mark.parametrize("case", BAD)
-def test_runs_that_cannot_be_compared(run, copy, tmp_path, capsys, case):
-    spoil, words = BAD[case]
-    spoil(copy)
-    assert main(["--compare", str(run), str(copy), "--out", str(tmp_path / "out")]) == 2
-    assert words in one_line(capsys) and not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize(
-    ("words", "said"), [(["a"], "1 named"), (["a", "b", "--ou", "c"], "did you mean '--out'"), (["a", "b", "--out"], "no folder")]
-)
-def test_a_wrong_command_line_of_compare(capsys, words, said):
-    assert main(["--compare", *words]) == 2
-    assert said in one_line(capsys)

@@ -23,6 +23,8 @@ from hpcdiff.model import Model, save_model
 from hpcdiff.sample.__main__ import main
 from hpcdiff.sample.cluster import sample_cluster
 from hpcdiff.sample.cluster.observed import observe
+from hpcdiff.sample.cluster.posterior import infer
+from hpcdiff.sample.cluster.write import write
 from hpcdiff.sections import Guide
 from hpcdiff.transform import Transform
 from hpcdiff.world import World
@@ -329,6 +331,33 @@ def test_a_further_map_guides_as_it_does_from_arrays(tmp_path, made):
     assert not np.allclose(posterior.samples["dm"], model.sample(maps, **settings)["dm"][0], rtol=0.1)
 
 
+def test_a_guide_says_nothing_where_it_has_no_value(tmp_path, made):
+    header, u, v = on_the_sky(npix=66, angle=0.0)  # 7.3 Mpc wide
+    paths = save(tmp_path, header, u, v)
+    header["BUNIT"] = "dimensionless"
+    image = averages("sz", u, v)
+    image[33:] = np.nan
+    for name in ("total", "filled"):
+        image = np.where(np.isnan(image), 1e4, image) if name == "filled" else image
+        fits.PrimaryHDU(image.astype(np.float32), header).writeto(tmp_path / f"{name}.fits")
+    model, guide = hpcdiff.load(made / "model"), Guide(field="total", noise=3.0)
+    masked = observe(model, paths | {"total": tmp_path / "total.fits"}, [made / "maps.h5"], guide=guide, fill_nan=True)
+    none = np.isinf(masked.guide.noise)
+    assert none[:, NPIX // 2 + 1 :].all() and not none[:, : NPIX // 2 - 1].any() and "not guided" in " ".join(masked.notes)
+    whole = observe(model, paths | {"total": tmp_path / "filled.fits"}, [made / "maps.h5"], guide=guide)
+    assert not np.isinf(whole.guide.noise).any()
+    settings = {"samples": 2, "sampler": "dpmpp_2m", "steps": 3, "seed": 5, "init": "prior"}
+    posterior = infer(model, masked, **settings)
+    write(posterior, tmp_path / "out")
+    assert np.isnan(fits.getdata(tmp_path / "out" / "total_input.fits")[NPIX // 2 + 1 :]).all()
+    assert json.loads((tmp_path / "out" / "masses.json").read_text())["settings"]["guide"]["noise"] == 3.0
+    image[:, 1:] = np.nan  # a value is left beyond the grid
+    fits.PrimaryHDU(image.astype(np.float32), header).writeto(tmp_path / "total.fits", overwrite=True)
+    for fill in (False, True):
+        with pytest.raises(UserError, match="total map has no value"):
+            observe(model, paths | {"total": tmp_path / "total.fits"}, [made / "maps.h5"], guide=guide, fill_nan=fill)
+
+
 def test_a_fault_while_writing_leaves_nothing(tmp_path, made, monkeypatch):
     from hpcdiff.sample.cluster import write
 
@@ -428,6 +457,34 @@ def test_other_peoples_files_are_left_alone(tmp_path, made, capsys):
         assert main(command(made, paths, tmp_path / "out", *more)) == 2
         assert "thesis.tex" in capsys.readouterr().err
     assert (tmp_path / "out" / "thesis.tex").read_text() == "x"
+
+
+def test_images_beside_a_posterior_and_the_folder_one_is_in_are_not_removed(tmp_path, made, capsys, monkeypatch):
+    paths = save(tmp_path, *on_the_sky())
+    out = tmp_path / "out"
+    assert main(command(made, paths, out)) == 0
+    mine = out / "sz.fits"  # where a user may well keep it
+    mine.write_bytes(paths["sz"].read_bytes())
+    assert main(command(made, paths, out, "--overwrite", "run.seed=6")) == 2
+    assert "sz.fits" in capsys.readouterr().err and mine.exists()
+    mine.unlink()
+    before = {p.name: p.read_bytes() for p in out.iterdir()}
+    monkeypatch.chdir(out)
+    for place in (".", "..", str(out)):
+        assert main(command(made, paths, place, "--overwrite", "run.seed=6")) == 2
+        assert "you are in" in capsys.readouterr().err
+    assert {p.name: p.read_bytes() for p in out.iterdir()} == before
+    monkeypatch.chdir(tmp_path)
+    assert main(command(made, paths, "out", "--overwrite", "run.seed=6")) == 0
+    assert (out / "masses.json").read_bytes() != before["masses.json"]
+    assert {p.name for p in tmp_path.iterdir()} == {"sz.fits", "xray.fits", "out"}
+
+
+def test_a_folder_that_cannot_be_written_is_said_before_the_work(tmp_path, made, capsys, monkeypatch):
+    paths = save(tmp_path, *on_the_sky())
+    monkeypatch.setattr("hpcdiff.sample.cluster.posterior.weigh", lambda *a: 1 / 0)
+    assert main(command(made, paths, tmp_path / "sz.fits" / "out")) == 2
+    assert "cannot be written" in capsys.readouterr().err
 
 
 def test_help_and_dry_run_say_the_command_and_write_nothing(tmp_path, made, capsys):

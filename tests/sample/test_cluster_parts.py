@@ -71,6 +71,17 @@ def test_what_is_missing_is_told_as_a_fraction():
     assert not share.any() and not far.any()
 
 
+@pytest.mark.parametrize("shift", [0.0, 3.0])
+def test_a_grid_over_the_seam_of_the_whole_sky_is_not_averaged_over_it(shift):
+    image = np.ones((60, 360))
+    image[:, 100:260] = 1e3  # the other side of the sky
+    grid = corners(8, 1.0, 0.3, (360.0 - shift, 30.0))
+    grid[..., 0] %= 360
+    maps, share, _ = resample(image, grid)
+    assert maps.max() == pytest.approx(1) and 0.3 < share.mean() < 0.9
+    assert (share < 1e-9).any() and np.all((maps > 0) == (share > 0))
+
+
 def test_blank_pixels_are_told_and_filled_with_the_nearest():
     image = np.ones((20, 20)) * 3
     image[10, 12] = np.nan

@@ -11,6 +11,10 @@ import pytest
 from conftest import kill, make_maps, refused, run, start
 
 import hpcdiff
+from hpcdiff.config import read_config
+from hpcdiff.sample import run as stage
+from hpcdiff.sample.run import sample
+from hpcdiff.world import World
 
 pytestmark = pytest.mark.filterwarnings("ignore:inputs unlike the training maps")  # the hand-made test maps are few and differ widely
 
@@ -123,6 +127,32 @@ def test_a_finished_run_says_so_and_a_changed_one_is_refused(whole):
     refused(run("sample", whole / "c.yaml", "sample.steps=8"), "sample.steps", "6", "8")
     refused(run("sample", whole / "c.yaml", "run.seed=6"), "run.seed")
     assert (whole / "samples.h5").stat().st_mtime_ns == before
+
+
+def test_whether_a_run_is_finished_is_what_rank_0_sees(whole, monkeypatch):
+    """Over a network a rank may still see a file that --overwrite has removed: if it went its own way, the others would wait for it."""
+
+    class Rank(World):
+        size = 2
+
+        def __init__(self, rank, said):
+            super().__init__()
+            self.rank, self.said, self.heard = rank, said, []
+
+        def allgather(self, value):  # the other rank has nothing to add, or what rank 0 said
+            self.heard.append(value)
+            return [value, None] if self.rank == 0 else [self.said, value]
+
+        def any(self, flag):
+            return flag
+
+    config = read_config(whole / "c.yaml", [])
+    first = Rank(0, None)
+    assert "already finished" in sample(config, first)
+    assert "already finished" in sample(config, Rank(1, first.heard[-1]))
+    monkeypatch.setattr(stage, "load_model", lambda path: 1 / 0)
+    with pytest.raises(ZeroDivisionError):  # it goes on to the work
+        sample(config, Rank(1, None))
 
 
 def test_shuffled_inputs_come_from_other_halos(tmp_path, whole):

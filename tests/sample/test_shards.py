@@ -9,6 +9,7 @@ import pytest
 
 from hpcdiff.config import Config
 from hpcdiff.errors import UserError
+from hpcdiff.sample import shards as shards_module
 from hpcdiff.sample.deal import PIXELS, SHARES, batch_rows, batches_left
 from hpcdiff.sample.shards import Shards, boxes
 from hpcdiff.samples import find_shards, verify_shard
@@ -161,6 +162,46 @@ def test_killed_before_the_last_rename_nothing_is_drawn_again(tmp_path):
     shards = shards_of(tmp_path)
     shards.open()
     assert shards.finished().all() and not (tmp_path / "samples.shards").exists()
+
+
+def test_many_shards_become_few_since_a_reader_holds_them_all_open(tmp_path, monkeypatch):
+    monkeypatch.setattr(shards_module, "MOST", 6)
+    (tmp_path / "ours").mkdir()
+    written(tmp_path / "ours", 1).publish({})
+    shards = find_shards(tmp_path / "ours" / "samples.h5")
+    assert len(shards) == 5  # of 20
+    for shard in shards:
+        verify_shard(shard)
+    for name, expected in whole_maps().items():
+        assert np.array_equal(read(tmp_path / "ours" / "samples.h5")[name], expected)
+    (tmp_path / "killed").mkdir()
+    unfinished = written(tmp_path / "killed", 1)
+    many = sorted(unfinished.folder.glob("part-*"))
+    shutil.copy(shards[1].path, unfinished.folder)  # as a kill between a join and the removal of what was joined leaves it
+    os.truncate(many[9], 100)
+    have = unfinished.finished()
+    assert (~have.ravel()).nonzero()[0].tolist() == [9]
+    assert not any(path.exists() for path in many[5:8]) and many[4].exists()
+    write(unfinished, np.array([9]))
+    os.truncate(many[-1], 100)
+    with pytest.raises(UserError, match=many[-1].name):
+        unfinished.publish({})
+    unfinished.finished()
+    write(unfinished, np.array([19]))
+    unfinished.publish({})
+    for name, expected in whole_maps().items():
+        assert np.array_equal(read(tmp_path / "killed" / "samples.h5")[name], expected)
+
+
+def test_a_damaged_shard_is_not_joined(tmp_path, monkeypatch):
+    monkeypatch.setattr(shards_module, "MOST", 2)
+    unfinished = written(tmp_path, 3)
+    path = sorted(unfinished.folder.glob("part-*"))[1]
+    with h5py.File(path, "r+") as f:
+        f["samples/gas"][0, 0, 0] += 1
+    with pytest.raises(UserError, match=f"checksum.*{path.name}"):
+        unfinished.publish({})
+    assert path.exists() and not (tmp_path / "samples.h5").exists()
 
 
 def test_other_settings_are_refused_by_name(tmp_path):

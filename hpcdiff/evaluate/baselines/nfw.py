@@ -13,6 +13,7 @@ import numpy as np
 
 from hpcdiff.cosmology import Background
 from hpcdiff.evaluate.baselines.training import solve
+from hpcdiff.evaluate.inputs import depth_of
 from hpcdiff.maps import MEAN_OF
 from hpcdiff.measures import Rings
 from hpcdiff.structure import slab
@@ -36,7 +37,7 @@ class NFW:
         self, pixels: Rings, background: Background, outputs: list[str], catalog: dict, rows: np.ndarray, signal: np.ndarray
     ) -> None:
         self.pixels, self.background, self.catalog = pixels, background, catalog
-        self.depth = [catalog.get(f"depth_{field}_mpc", catalog["depth_mpc"]) for field in outputs]
+        self.depth = [depth_of(catalog, field) for field in outputs]
         self.nodes = Nodes.of(pixels.npix, pixels.n)
         self.least = signal[signal > 0].min()  # an aperture may hold less than nothing once there is noise
         log_s, log_m = np.log(np.maximum(signal, self.least)), np.log(catalog["mass_200m"][rows])

@@ -17,7 +17,7 @@ class Regression:
     Args:
         path: its samples file. maps: the map file. outputs: fields.
     Raises:
-        UserError: no such file, of another map file, of other fields, or of more than one sample a view.
+        UserError: no such file, of another map file, of other fields, a control, or of more than one sample a view.
     """
 
     def __init__(self, path: Path, maps: MapFile, outputs: list[str]) -> None:
@@ -25,6 +25,8 @@ class Regression:
         self.samples.against(maps)
         if missing := [f for f in outputs if f not in self.samples.fields]:
             raise UserError(f"the regression has no maps of {missing[0]}", path, f"it holds {', '.join(self.samples.fields)}")
+        if self.samples.control:
+            raise UserError(f"evaluate.regression is a control ({self.samples.control}), no rival", path, "name a run that is none")
         if self.samples.count != 1:
             raise UserError(
                 f"evaluate.regression holds {self.samples.count} samples a view, a regression one",

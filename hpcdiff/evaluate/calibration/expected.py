@@ -58,7 +58,7 @@ def scatter_band(counts: np.ndarray, weights: np.ndarray) -> dict | None:
     which a right posterior of 60 halos would fail three times too often. Approximate for fewer than some 30 halos.
 
     Args:
-        counts: (halos, S + 1). weights: (draws, halos), how often each halo is in each bootstrap draw.
+        counts: (halos or groups of them, S + 1). weights: (draws, halos), how often each is in each bootstrap draw.
     Returns:
         As `rank_band`, of the summed counts; None for fewer than two halos.
     """
@@ -66,7 +66,8 @@ def scatter_band(counts: np.ndarray, weights: np.ndarray) -> dict | None:
     if n < 2:
         return None
     expected = counts.sum() / bins
-    about = counts - counts.mean(0)
+    about = counts - counts.sum(1, keepdims=True) / bins
+    about = about - about.mean(0)
     deviation = np.sqrt((about**2).sum(0) * n / (n - 1))
     drawn = np.einsum("dh,hb->db", weights, about)
     scatter = np.einsum("dh,hb->db", weights, about**2) - drawn**2 / n

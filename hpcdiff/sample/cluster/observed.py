@@ -86,15 +86,17 @@ def observe(
     skies = [read_sky(field, text, trained, redshift) for field, text in images.items()]
     redshift = _redshift(skies, redshift)
     grid = make_grid(model.npix, pixel, skies, ra, dec, redshift, trained.background)
-    notes, inputs, sources = [], {}, {}
+    notes, inputs, sources, lacking = [], {}, {}, {}
     for sky in skies:
-        inputs[sky.field] = _on_grid(sky, grid, fill_nan, notes).astype(np.float32)
+        x, lacking[sky.field] = _on_grid(sky, grid, fill_nan, notes, sky.field == further)
+        inputs[sky.field] = x.astype(np.float32)
         sha, unit = files.sha256_file(sky.where), str(sky.header.get("BUNIT")).strip()
         sources[sky.field] = {"file": str(sky.where), "sha256": sha, "bunit": unit}
     measured = None
     if further is not None:
         b = trained.background
-        measured = Measured(further, inputs.pop(further), guide.noise, guide.beam, b.Om0, b.Ob0)
+        y, noise = inputs.pop(further), np.where(lacking[further], np.inf, guide.noise)
+        measured = Measured(further, np.where(lacking[further], np.float32("nan"), y), noise, guide.beam, b.Om0, b.Ob0)
     low, high = trained.redshift
     if redshift is None:
         notes.append(f"the redshift is not known: {trained.nearest(None):g}, of the training maps, is taken")
@@ -146,15 +148,20 @@ def _redshift(skies: list[Sky], given: float | None) -> float | None:
     return next(iter(said.values()), None)
 
 
-def _on_grid(sky: Sky, grid: Grid, fill_nan: bool, notes: list[str]) -> np.ndarray:
-    """One image on the grid, float64 (npix, npix); what should be known of it is added to `notes`.
+def _on_grid(sky: Sky, grid: Grid, fill_nan: bool, notes: list[str], guides: bool) -> tuple[np.ndarray, np.ndarray]:
+    """One image on the grid, float64 (npix, npix), and where it has nothing to say, bool; what should be known is added to `notes`.
 
+    Of a guide what lies outside or has no value is no datum, nothing stands in for it.
     Raises:
         UserError: it does not cover the grid, has NaNs there, or the wrong sign.
     """
     corners = grid.corners_in(sky)
     maps, covered, blank = resample(sky.data, corners)
     missing = np.clip(1 - covered, 0, 1)
+    lacking = (missing > WHOLE) | (blank > 0)
+    if guides and lacking.any() and not lacking.all():
+        notes.append(f"{sky.field}: {100 * lacking.mean():.2g} % of the model's grid has no value or lies outside, and is not guided there")
+        missing, blank = np.zeros_like(missing), np.zeros_like(blank)
     if (missing > WHOLE).any():
         width = grid.npix * grid.pixel_mpc
         side = f"{width:g} Mpc" + (f" ({np.degrees(width / grid.distance_mpc) * 60:.3g} arcmin at this redshift)" if grid.celestial else "")
@@ -166,7 +173,7 @@ def _on_grid(sky: Sky, grid: Grid, fill_nan: bool, notes: list[str]) -> np.ndarr
         raise UserError(f"{part}lies outside the {sky.field} map", sky.where, "give a larger map, or another centre or redshift")
     if blank.any():
         part = f"{100 * blank.mean():.2g} % of the model's grid"
-        if not fill_nan:
+        if guides or not fill_nan:
             i, j = np.unravel_index(blank.argmax(), blank.shape)
             nans = np.argwhere(np.isnan(sky.data))[:, ::-1]  # (column, row)
             column, row = nans[np.abs(nans + 0.5 - corners[i : i + 2, j : j + 2].mean((0, 1))).sum(1).argmin()] + 1
@@ -180,4 +187,4 @@ def _on_grid(sky: Sky, grid: Grid, fill_nan: bool, notes: list[str]) -> np.ndarr
     coarse = 1 / np.median(np.linalg.norm(np.diff(corners, axis=0), axis=-1))
     if coarse > 1.5:
         notes.append(f"{sky.field}: its pixels are {coarse:.2g} times as wide as the model's, which has learned from finer maps")
-    return maps
+    return maps, lacking

@@ -147,8 +147,8 @@ def _say(axis, posterior: Posterior) -> None:
 
 def _limits(image: np.ndarray) -> tuple[float, float]:
     """Bounds of a logarithmic scale: three decades at most."""
-    top = float(image.max()) if image.max() > 0 else 1.0
-    positive = image[image > 0]
+    positive = image[image > 0]  # NaN, where a guide has no datum, is none
+    top = float(positive.max()) if len(positive) else 1.0
     low = float(np.percentile(positive, 2)) if len(positive) else top / 10
     return min(max(low, top / 1e3), top / 2), top
 

@@ -107,7 +107,7 @@ def settings_of(
     o = observed
     out = {"model": model.info.get("weights_sha256"), "seed": seed, "redshift": o.redshift, "centre": list(o.grid.centre)}
     out |= {"r500_mpc": r500_mpc, "r200_mpc": r200_mpc, "fill_nan": o.fill_nan, "pixel_mpc": o.grid.pixel_mpc}
-    out |= {"guide": None if o.guide is None else {"field": o.guide.field, "noise": o.guide.noise, "beam": o.guide.beam}}
+    out |= {"guide": None if o.guide is None else {"field": o.guide.field, "noise": float(np.min(o.guide.noise)), "beam": o.guide.beam}}
     out |= {f"image of {field} (SHA-256)": source["sha256"] for field, source in o.sources.items()}
     if model.method == "regression":
         return out | {"sampler": "regression", "samples": 1, "steps": 1, "nfe": 1, "init": None, "churn": 0.0}

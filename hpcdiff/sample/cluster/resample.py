@@ -17,6 +17,8 @@ FINE = 4
 """Fine pixels along the side of a new pixel, at least."""
 MOST = 16
 """An image's pixel is cut into this many a side at most; new pixels that are smaller yet have nothing to gain."""
+SEAM = 4
+"""Sides of the grid beyond which a corner counts as torn off: a projection stretches less than that."""
 
 
 def resample(image: np.ndarray, corners: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -30,7 +32,7 @@ def resample(image: np.ndarray, corners: np.ndarray) -> tuple[np.ndarray, np.nda
         maps float64 (npix, npix), 0 where the image does not reach; covered (npix, npix), the fraction of each pixel that lies in the
         image; blank (npix, npix), the fraction that lies on its NaNs, whose place the nearest value takes.
     """
-    npix = len(corners) - 1
+    npix, corners = len(corners) - 1, _on_one_side(corners)
     shape = np.array(image.shape)
     found = np.isfinite(corners).all(-1)
     if not found.any():
@@ -53,6 +55,16 @@ def resample(image: np.ndarray, corners: np.ndarray) -> tuple[np.ndarray, np.nda
     maps, covered = _average(fine, local * times)
     blank = _blank(missing, local)[1] if missing.any() else np.zeros((npix, npix))
     return maps, covered, blank
+
+
+def _on_one_side(corners: np.ndarray) -> np.ndarray:
+    """Leave out (NaN) corners that lie beyond the seam of a map of the whole sky, at its other edge: no pixel spans the map."""
+    npix, middle = len(corners) - 1, corners[len(corners) // 2, len(corners) // 2]
+    sides = np.linalg.norm(np.diff(corners, axis=0), axis=-1)
+    if not np.isfinite(middle).all() or not np.isfinite(sides).any():
+        return corners
+    far = np.linalg.norm(corners - middle, axis=-1) > SEAM * npix * np.nanmedian(sides)
+    return np.where(far[..., None], np.nan, corners)
 
 
 def refine(image: np.ndarray, times: int, axis: int) -> np.ndarray:

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,12 @@ from hpcdiff.launch import provenance
 from hpcdiff.maps import UNITS
 from hpcdiff.sample.cluster.picture import draw
 from hpcdiff.sample.cluster.posterior import Posterior
+from hpcdiff.sections import FIELDS
 from hpcdiff.world import World
 
 FORMAT = "hpcdiff-cluster"
-OURS = ("masses.json", "masses.csv", "cluster.png")
+OURS = re.compile(rf"masses\.(json|csv)|cluster\.png|({'|'.join(FIELDS)})_(input|mean|std|samples)\.fits")
+"""Names of what is written; all others are somebody else's."""
 MASS_UNIT = "Msun / Mpc2"
 
 
@@ -33,9 +36,9 @@ def write(posterior: Posterior, out: str | Path, device: str = "cpu", precision:
     Raises:
         UserError: something else stands there.
     """
-    out = Path(out)
-    refuse_foreign(out)
-    partial = out.absolute().with_name(f".{out.absolute().name}.{os.getpid()}.partial")
+    refuse_foreign(out := Path(out))
+    out = out.resolve()
+    partial, old = (out.with_name(f".{out.name}.{os.getpid()}.{kind}") for kind in ("partial", "old"))
     files.remove(partial)
     partial.mkdir(parents=True)
     try:
@@ -50,19 +53,27 @@ def write(posterior: Posterior, out: str | Path, device: str = "cpu", precision:
         files.write_atomic(partial / "masses.csv", table(posterior))
         files.write_json(partial / "masses.json", about)
         files.sync(partial)
-        files.remove(out)
+        if out.exists():
+            os.replace(out, old)
         os.replace(partial, out)
+        files.remove(old)
     finally:
         files.remove(partial)
 
 
 def refuse_foreign(out: Path) -> None:
-    """Raise a UserError if `out` is anything but a folder of ours, an empty one, or not there."""
+    """Raise a UserError if `out` is anything but a folder of ours, an empty one, or not there, or if it cannot be written."""
+    place = out.resolve()
+    if place in (here := Path.cwd().resolve(), *here.parents):
+        raise UserError("the folder that you are in cannot be replaced", out, "name one below it in --out")
     if out.is_symlink() or (out.exists() and not out.is_dir()):
         raise UserError("something else stands where the folder is to be written", out, "name another in --out")
-    strange = sorted(p.name for p in out.iterdir() if p.name not in OURS and p.suffix != ".fits") if out.is_dir() else []
+    strange = sorted(p.name for p in out.iterdir() if not OURS.fullmatch(p.name)) if out.is_dir() else []
     if strange or (out.is_dir() and any(out.iterdir()) and not (out / "masses.json").exists()):
         raise UserError(f"the folder holds other files ({', '.join(strange[:3]) or 'FITS'})", out, "name another in --out")
+    above = next(p for p in place.parents if p.exists())
+    if not (above.is_dir() and os.access(above, os.W_OK | os.X_OK)):
+        raise UserError("the folder cannot be written there", out, "name another in --out")
 
 
 def describe(posterior: Posterior, made: dict) -> dict:
