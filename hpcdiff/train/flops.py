@@ -6,7 +6,6 @@ the optimiser don't. What is counted is the model's work, whatever a kernel does
 
 from __future__ import annotations
 
-import functools
 import time
 
 import torch
@@ -37,9 +36,8 @@ def forward_flops(denoiser: torch.nn.Module, channels: int, npix: int, n_conditi
     return counter.get_total_flops()
 
 
-@functools.cache
 def peak_flops(device: torch.device, precision: str) -> float:
-    """FLOP/s of large matrix multiplications on this device, measured once in a process; well under a second.
+    """FLOP/s of large matrix multiplications on this device, well under a second.
 
     The best of a few: what the device can do, which no network reaches. On a GPU in fp32 it uses TF32 where convolutions may.
 

@@ -101,7 +101,8 @@ def _train(config: Config, world: World, closing: contextlib.ExitStack) -> str:
         if monitor:
             closing.callback(monitor.close)
             monitor.text("config", to_yaml(model.config))
-    meter = Meter(world, world.device, step_flops, peak_flops(world.device, settings.precision), diffusing)
+    peak = functools.partial(peak_flops, world.device, settings.precision)
+    meter = Meter(world, world.device, step_flops, peak(), diffusing, peak)
     batches = Prefetcher(data, _numbers(images, settings, world))
     closing.callback(batches.close)
     vote, h = StopVote(world), data.files[0].attributes.get("h")

@@ -7,7 +7,7 @@ import math
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 
@@ -30,10 +30,19 @@ class Meter:
         step_flops: model FLOP of one image's training step; 0 if not known.
         by_noise: whether losses are told apart by their noise quantile.
         peak: FLOP/s that this rank's device can do (`flops.peak_flops`); 0 if not known.
+        measure: gives the peak anew: asked where training beats it, since others were using the device when it was measured.
     """
 
-    def __init__(self, world: World, device: torch.device, step_flops: float = 0.0, peak: float = 0.0, by_noise: bool = True) -> None:
-        self.by_noise = by_noise
+    def __init__(
+        self,
+        world: World,
+        device: torch.device,
+        step_flops: float = 0.0,
+        peak: float = 0.0,
+        by_noise: bool = True,
+        measure: Callable[[], float] | None = None,
+    ) -> None:
+        self.by_noise, self.measure = by_noise, measure
         self.world, self.device, self.step_flops, self.peak = world, device, float(step_flops), float(peak)
         self.sums = torch.zeros(2, BINS, dtype=torch.float64, device=device)  # of finite losses, and their number
         self.number = torch.arange(BINS, device=device)
@@ -98,8 +107,11 @@ class Meter:
             on a CPU the process's own) and on a GPU memory_reserved_gb; checkpoint_s. What was not measured is left out.
         """
         sums, counts = self.sums.tolist()  # waits for the device, so the clock is read after it
+        elapsed = time.perf_counter() - self.since - self.paused_s
+        if self.measure and self.maps * self.step_flops > self.peak * elapsed:
+            self.peak = max(self.peak, self.measure())
         own = {
-            "seconds": time.perf_counter() - self.since - self.paused_s,
+            "seconds": elapsed,
             "waited_s": self.waited_s,
             "maps": self.maps,
             "peak": self.peak,

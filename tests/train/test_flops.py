@@ -69,7 +69,7 @@ def test_the_rate_is_flop_over_seconds(monkeypatch):
     assert flops._rate(a, a, torch.empty(16, 16), 3) == 3 * 2 * 16**3 / 0.5
 
 
-def test_the_peak_is_measured_once_and_is_the_best_of_what_was_seen(monkeypatch):
+def test_the_peak_is_the_best_of_what_was_seen(monkeypatch):
     seen = []
 
     def rate(a, b, out, repeats):
@@ -78,8 +78,4 @@ def test_the_peak_is_measured_once_and_is_the_best_of_what_was_seen(monkeypatch)
         return seen[-1]
 
     monkeypatch.setattr(flops, "_rate", rate)
-    flops.peak_flops.cache_clear()
-    assert flops.peak_flops(torch.device("cpu"), "bf16") == 5e11
-    count = len(seen)
-    assert flops.peak_flops(torch.device("cpu"), "bf16") == 5e11 and len(seen) == count
-    flops.peak_flops.cache_clear()
+    assert flops.peak_flops(torch.device("cpu"), "bf16") == 5e11 and len(seen) > 5

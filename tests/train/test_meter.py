@@ -67,6 +67,24 @@ def feed(meter, steps, batch=16):
         meter.step(torch.ones(batch), torch.rand(batch))
 
 
+def test_a_peak_that_training_beats_is_measured_anew(clock):
+    asked = []
+
+    def measure():
+        asked.append(1)
+        return 1e12 if len(asked) == 1 else 64e12
+
+    meter = Meter(World(), CPU, step_flops=3e12, peak=2e12, measure=measure)
+    found = []
+    for _ in range(4):
+        feed(meter, 1)  # the first of all is not counted
+        clock(2)
+        feed(meter, 1)
+        found.append(meter.numbers(1e-3, 0.9, {"updates": 1})["mfu_percent"])
+    assert len(asked) == 2  # a lower peak is no better, a higher one is kept
+    assert found == pytest.approx([1200, 75, 75, 75])
+
+
 def test_rates_leave_out_pauses_and_the_first_step(clock):
     meter = Meter(World(), CPU, step_flops=3e12, peak=96e12)
     clock(1000)  # compilation
