@@ -1,6 +1,6 @@
 """What the embedded simulation must be like, measured in its particles and maps: a table of gates.
 
-    python benchmarks/simulation_gates.py            # 216 clusters, 3 minutes on 2 cores
+    python benchmarks/simulation_gates.py            # 216 clusters, 2 minutes on 2 cores
 
 Simulates and projects in a folder of its own (--folder), twice: once as it is, and once with subhalos that have no gas. Each row is
 a number, what it must be, and whether it is. Written to benchmarks/results/simulation_gates.json; docs/simulation.md explains it.
