@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from hpcdiff.diffusion.precondition import keep_moments
+
 
 class RegressionDenoiser(nn.Module):
     """D(x, sigma, condition) = m + s F(0, 0, c): the mean of the posterior, whatever x and sigma are.
@@ -36,11 +38,8 @@ class RegressionDenoiser(nn.Module):
         if not bool((sigma_data > 0).all() & sigma_data.isfinite().all()):
             raise ValueError(f"sigma_data must be positive and finite, not {sigma_data.tolist()}")
         self.network = network
-        zero, one = torch.zeros(1, 1, 1), torch.ones(1)
-        given = {"sigma_data": sigma_data[:, None, None], "mean": mean, "condition_mean": condition_mean}
-        for name, value in given.items():
-            self.register_buffer(name, (zero if value is None else value.detach()).clone().float())
-        self.register_buffer("condition_std", (one if condition_std is None else condition_std.detach()).clone().float()[:, None, None])
+        self.register_buffer("sigma_data", sigma_data[:, None, None].clone())  # not a view of the statistics, which are saved too
+        keep_moments(self, mean, condition_mean, condition_std)
 
     def forward(self, x: Tensor, sigma: Tensor, condition: Tensor) -> Tensor:
         """x (B, C, H, W), of which the shape alone counts, sigma (B,), condition (B, K, H, W) -> E[x_0 | condition] (B, C, H, W)."""

@@ -79,11 +79,7 @@ class EDMDenoiser(nn.Module):
             raise ValueError(f"width must be positive, not {width}")
         self.network = network
         self.register_buffer("sigma_data", sigma_data[None, :, None, None])  # (1, C, 1, 1)
-        self.register_buffer("mean", torch.zeros(1, 1, 1) if mean is None else mean.detach().clone().float())
-        zero, one = torch.zeros(1, 1, 1), torch.ones(1)
-        self.register_buffer("condition_mean", zero if condition_mean is None else condition_mean.detach().clone().float())
-        std = one if condition_std is None else condition_std.detach().clone().float()
-        self.register_buffer("condition_std", std[:, None, None])
+        keep_moments(self, mean, condition_mean, condition_std)
         self.shift, self.width = shift, width
 
     def forward(self, x: Tensor, sigma: Tensor, condition: Tensor | None = None) -> Tensor:
@@ -108,6 +104,14 @@ class EDMDenoiser(nn.Module):
         """Noise levels for uniform numbers u (B,) in (0, 1): log-normal by the inverse of its distribution; (B,)."""
         mean = self.sigma_data.float().log().mean() + self.shift
         return torch.exp(mean + self.width * torch.special.ndtri(u))
+
+
+def keep_moments(module: nn.Module, mean: Tensor | None, condition_mean: Tensor | None, condition_std: Tensor | None) -> None:
+    """Register the buffers `mean`, `condition_mean` (1, 1, 1 of 0 if not given) and `condition_std` (K, 1, 1; 1 if not given), fp32."""
+    for name, value in (("mean", mean), ("condition_mean", condition_mean)):
+        module.register_buffer(name, torch.zeros(1, 1, 1) if value is None else value.detach().clone().float())
+    std = torch.ones(1) if condition_std is None else condition_std.detach().clone().float()
+    module.register_buffer("condition_std", std[:, None, None])
 
 
 def _image(sigma: Tensor) -> Tensor:

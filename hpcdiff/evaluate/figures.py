@@ -36,7 +36,6 @@ PREDICTION = {
     "sz": (ORANGE, "--", "SZ itself"),
     "xray": (PURPLE, "-.", "X-ray itself"),
     "wiener": (GREEN, "-", "Wiener filter"),
-    "linear_map": (GREEN, "-", "linear map"),
     "stacked_profile": (GREY, ":", "stacked profile"),
     "nfw": (RED, (0, (5, 1, 1, 1)), "round NFW"),
     "nearest": (SKY, (0, (3, 1)), "nearest training map"),

@@ -19,7 +19,6 @@ PAPER_MASS = {"gas": "+0.0023 (+0.0010 −0.0018)", "dm": "−0.0079 (+0.0070 �
 RIVAL = {
     "stacked_profile": "a round cluster that follows the map's total signal",
     "wiener": "the best scale-dependent linear filter of the inputs",
-    "linear_map": "the best scale-dependent linear filter of the inputs",
     "nfw": "a round NFW halo whose mass follows the signal within an aperture",
     "nearest": "the training view whose inputs are most alike",
     "regression": "the same network trained to the smallest mean square",

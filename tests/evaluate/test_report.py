@@ -258,13 +258,15 @@ def test_old_metrics_without_the_new_parts_still_make_a_report(copy, sketched):
                     c[what].pop("rank_band", None)
         for of in m["baseline"].values():
             for base in (of or {}).values():
-                base["linear_map"] = base.pop("wiener")
+                base.pop("wiener")
 
     page, _ = draw(copy, older)
     drawn = {p.stem for p in (copy / "figures").glob("*.png")}
     assert "calibration" in drawn and not drawn & {"structure", "substructure", "tarp", "conditional", "training"}
     text = " ".join(page.texts)
-    assert "linear map" in text and "no training curve" in text and "None" not in text
+    assert (
+        "stacked profile" in text and "Wiener" not in text.split("Squared error")[0] and "no training curve" in text and "None" not in text
+    )
     assert not page.stack
 
 
