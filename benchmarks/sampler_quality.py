@@ -92,7 +92,7 @@ def quality(options: argparse.Namespace) -> None:
         | {"gaussian_margin": contest.GAUSSIAN_MARGIN},
         "auto": chosen and {key: chosen[key] for key in KEYS},
         "cheapest_by_scores_alone": by_scores and {key: by_scores[key] for key in KEYS},
-        "nfe_at_equal_crps": {s: contest.needed(rows, s, "matched") for s in figure.COLOURS},
+        "nfe_at_equal_crps": {s: contest.needed(rows, s, "matched") for s in figure.COLOURS if any(row["sampler"] == s for row in rows)},
         "reference": next(row for row in rows if row["name"] == reference.name),
         "rows": rows,
     }

@@ -61,7 +61,11 @@ def draw(content: dict, path: Path, field: int) -> None:
         ax.minorticks_off()
     for ax in axes[1]:
         ax.set_xlabel("network evaluations for one sample")
-    handles = [plt.Line2D([], [], color=c, marker=m, ms=5, lw=1, label=s) for s, (c, m) in COLOURS.items()]
+    handles = [
+        plt.Line2D([], [], color=c, marker=m, ms=5, lw=1, label=s)
+        for s, (c, m) in COLOURS.items()
+        if any(r["sampler"] == s for r in content["rows"])
+    ]
     handles += [plt.Line2D([], [], color="0.5", marker="o", mfc="none", ls=":", label="from N(0, sigma_max²)")]
     handles += [plt.Rectangle((0, 0), 1, 1, color="0.9", label=f"{content['reference']['name']}, its error over halos")]
     handles += [plt.Line2D([], [], color="0.4", ls=":", lw=1, label="as it should be")]
