@@ -19,6 +19,7 @@ from hpcdiff import diffusion
 from hpcdiff.errors import UserError
 from hpcdiff.maps import MapFile
 from hpcdiff.sections import Microwave, Observe, XRay
+from hpcdiff.strict import build
 
 FWHM = math.sqrt(8 * math.log(2))
 """Full width at half maximum of a Gaussian over its standard deviation."""
@@ -80,12 +81,12 @@ class ObservedMaps:
         maps: the map file. settings: section `observe`, resolved; {} = nothing is observed.
         inputs: the fields that are observed, all others are read as they are. seed: of the run.
     Raises:
-        UserError: see `Observation`.
+        UserError: see `Observation`; the section is no such one.
     """
 
     def __init__(self, maps: MapFile, settings: dict, inputs: list[str], seed: int) -> None:
         self._maps, self._seed = maps, seed
-        observe = Observe(**{k: (XRay if k == "xray" else Microwave)(**v) for k, v in settings.items()})
+        observe = build(Observe, settings, set(), "section observe of the model or the samples")
         self._seen = observations(observe, inputs, maps.attributes.get("pixel_mpc"))
 
     def __getattr__(self, name: str):

@@ -49,6 +49,8 @@ def find_shards(path: str | Path) -> list[Shard]:
             return []
         for data in f["shards"].values():
             refuse_hollow(data, path)
+        if odd := [name for name in ("bytes", "crc32") if f["shards"][name].dtype.kind not in "iu"]:
+            raise UserError(f"/shards/{odd[0]} holds no whole numbers", path, HOW)
         table = [*zip(f["shards/name"].asstr()[:], f["shards/bytes"][:].tolist(), f["shards/crc32"][:].tolist(), strict=True)]
     if odd := [name for name, _, _ in table if not re.fullmatch(r"[\w.-]+\.h5", name)]:
         raise UserError(f"it names the shard {odd[0]!r}, which is no file of samples.shards", path, HOW)

@@ -235,10 +235,19 @@ def test_the_wait_for_a_disk_is_seen_and_ends(tmp_path):
     while seen < 0.2 and clock() < until:
         seen = waits.longest(clock())
         time.sleep(0.01)
-    assert seen >= 0.2
     (tmp_path / "fifo").write_text("")
     thread.join()
+    assert seen >= 0.2
     assert waits.longest(clock()) == 0.0
+
+
+def test_many_short_waits_are_no_long_one(monkeypatch):
+    waits, said, seen = Waits(), [""], []
+    monkeypatch.setattr("hpcdiff.silence.Path.read_text", lambda path: said[0])
+    for now, (switches, state) in enumerate(((5, "D"), (5, "D"), (6, "D"), (6, "S"), (6, "D"))):
+        said[0] = f"Name:\tpython\nState:\t{state} (as it is)\nvoluntary_ctxt_switches:\t{switches}\n"
+        seen.append(waits.longest(float(now)))
+    assert seen == [0, 1, 0, 0, 0]
 
 
 def test_time_asleep_does_not_count(monkeypatch):

@@ -100,6 +100,9 @@ def _refuse_odd_columns(catalog: dict[str, np.ndarray], n: int, path: Path) -> N
             raise UserError(
                 f"/catalog/{name} is {column.dtype} of shape {column.shape}, not {np.dtype(kind)} {(n, *shape)}", path, "make it again"
             )
+    for name, column in catalog.items():  # the halo catalogue's further columns
+        if column.shape[:1] != (n,):
+            raise UserError(f"/catalog/{name} has shape {column.shape} for {n} views", path, "make it again")
 
 
 class MapFile:

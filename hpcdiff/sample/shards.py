@@ -89,7 +89,7 @@ class Shards:
             if not whole:
                 files.remove(path)
                 continue
-            if about.get("run") != self.run_id:
+            if not isinstance(about.get("run"), str) or about["run"] != self.run_id:
                 raise UserError("a shard of another run (seed, maps, model or settings) lies among the samples", path, "sample --overwrite")
             if not set(views.tolist()) <= place.keys():
                 raise UserError("a shard among the samples is of other views", path, "sample --overwrite")

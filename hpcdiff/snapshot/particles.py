@@ -196,7 +196,7 @@ def refuse_bad(p: Particles, kind: str, box: float, path: Path) -> None:
     if not len(p.index):
         return
     low, high, far = p.position.min(), p.position.max(), OUTSIDE * box
-    refuse(bool(np.isfinite(low + high)), lambda: ~np.isfinite(p.position).all(axis=1), "coordinates that are not finite")
+    refuse(bool(np.isfinite(low) and np.isfinite(high)), lambda: ~np.isfinite(p.position).all(axis=1), "coordinates that are not finite")
     outside = f"coordinates outside the box of {box:.6g} Mpc"
     refuse(low >= -far and high <= box + far, lambda: ((p.position < -far) | (p.position > box + far)).any(axis=1), outside)
     for values, allow_0, what in (

@@ -24,7 +24,7 @@ HARNESS, WATCHED = 98, 99
 CANARY = "fuzz_canary"
 """Stands in every text that would be run if somebody ran it."""
 ERROR = re.compile(r"hpcdiff( \w+)?: error: \S.*")
-BAR = re.compile(r"\d+%\|.*\[.*\]")
+BAR = re.compile(r"\d+ ?%\|.*\[.*\]|^\d+ .* \[[\d:]+, .*/s\]")
 """A progress bar, which is no message."""
 _armed: Path | None = None
 

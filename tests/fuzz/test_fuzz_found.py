@@ -116,6 +116,14 @@ def test_numbers_that_overflow_are_refused_without_a_warning(snapshot, recwarn):
     assert not recwarn.list
 
 
+def test_coordinates_whose_sum_overflows_are_refused_without_a_warning(snapshot, recwarn):
+    with h5py.File(snapshot, "r+") as f:
+        replace(f, "PartType0/Coordinates", data=np.full((90, 3), 1.5e308))
+    with pytest.raises(UserError, match="outside the box"):
+        open_snapshot(snapshot, Background()).read("gas", 0, 90)
+    assert not recwarn.list
+
+
 @pytest.mark.parametrize("name", ["Group/GroupPos", "Group/Group_M_Mean200", "Group/Group_R_Crit200", "Group/GroupLenType"])
 @pytest.mark.parametrize("how", ["group", "rank", "rows", "text", "huge"])
 def test_an_odd_subfind_catalogue_is_refused(tmp_path, name, how):

@@ -15,10 +15,12 @@ from hpcdiff import cosmology, files
 from hpcdiff.config import read_config
 from hpcdiff.cosmology import Background
 from hpcdiff.errors import UserError
+from hpcdiff.evaluate import inputs as evaluate_inputs
 from hpcdiff.evaluate.inputs import Samples
 from hpcdiff.maps import MapFile, MapWriter
 from hpcdiff.maps.clear import clear
 from hpcdiff.model import load_model
+from hpcdiff.observe import ObservedMaps
 from hpcdiff.samples import find_shards
 from hpcdiff.train import manifest
 from hpcdiff.world import World
@@ -133,6 +135,38 @@ def test_shards_lie_in_their_folder(tmp_path, name):
         f["shards/bytes"], f["shards/crc32"] = np.array([1]), np.array([1], "u4")
     with pytest.raises(UserError, match="no file of samples.shards"):
         find_shards(path)
+
+
+@pytest.mark.parametrize("column", ["bytes", "crc32"])
+def test_sizes_and_checksums_of_shards_are_whole_numbers(tmp_path, column):
+    path = samples_file(tmp_path / "samples.h5")
+    with h5py.File(path, "r+") as f:
+        table = {"name": ["part-0.h5"], "bytes": [3], "crc32": [7]} | {column: ["seven"]}
+        for name, values in table.items():
+            f[f"shards/{name}"] = values
+    with pytest.raises(UserError, match=f"/shards/{column} holds no whole numbers"):
+        find_shards(path)
+
+
+def test_further_columns_have_a_row_for_each_view(maps):
+    with h5py.File(maps, "r+") as f:
+        f.attrs.pop("crc32", None)
+        f["catalog/richness"] = np.zeros(3)
+    with pytest.raises(UserError, match=r"/catalog/richness has shape \(3,\) for 12 views"):
+        MapFile(maps)
+
+
+def test_a_cosmology_of_maps_that_is_no_number_is_refused(maps, tmp_path):
+    with h5py.File(maps, "r+") as f:
+        f.attrs["h"] = [0.7, 0.7]
+    (tmp_path / "c.yaml").write_text("run: {}\n")
+    with pytest.raises(UserError, match="another type or shape"):
+        evaluate_inputs.cosmology(MapFile(maps), read_config(tmp_path / "c.yaml", []))
+
+
+def test_an_observation_that_is_none_is_refused(maps):
+    with pytest.raises(UserError, match="unknown key 'sz.noice'"):
+        ObservedMaps(MapFile(maps), {"sz": {"noice": 1.0}}, ["sz"], 0)
 
 
 def test_a_manifest_that_is_nested_without_end_is_damage(tmp_path):
