@@ -1,0 +1,77 @@
+"""Closed forms: a plane wave until it breaks, two bodies, the cosmic energy equation; and a run taken up from the disk."""
+
+import numpy as np
+import pytest
+
+from hpcdiff.cosmology import Background
+from hpcdiff.simulate.nbody import growth
+from hpcdiff.simulate.nbody.evolve import State, energies, evolve
+from hpcdiff.simulate.nbody.gravity import Gravity
+from hpcdiff.simulate.nbody.initial import Waves, displaced, power, white
+
+SIDE, OM = 40.0, 0.3
+
+
+def test_a_plane_wave_grows_as_zeldovich_says():
+    n = 16
+    waves = Waves(SIDE, n)
+    modes = np.zeros((n, n, n // 2 + 1), complex)
+    breaks = 2.0  # growth factor at which it would break
+    modes[1, 0, 0] = modes[-1, 0, 0] = 0.5 / breaks
+    start, end = (displaced(waves, modes, OM, a)[0] for a in (0.1, 1.0))
+    p = displaced(waves, modes, OM, 0.1)[1]
+    gravity, mass = Gravity(SIDE, 32, 0.5, OM), np.ones(n**3)
+    done = evolve(State(0.1, start, p), mass, gravity, OM, 0.5, 0.3)
+    moved = ((done.x - start + SIDE / 2) % SIDE - SIDE / 2)[:, 0]
+    expected = ((end - start + SIDE / 2) % SIDE - SIDE / 2)[:, 0]
+    print("wave", np.abs(moved - expected).max() / np.abs(expected).max(), done.steps)
+    assert np.abs(moved - expected).max() < 0.02 * np.abs(expected).max()
+    want = displaced(waves, modes, OM, 1.0)[1][:, 0]
+    assert np.abs(done.p[:, 0] - want).max() < 0.03 * np.abs(want).max()
+
+
+def test_two_bodies_circle_each_other():
+    """In physical coordinates the period is 2 pi sqrt(d^3 / G m); the expansion is too slow to matter."""
+    apart, eps = 0.05, 0.002
+    gravity, mass = Gravity(1.0, 32, eps, OM), np.ones(2)
+    a = 1.0
+    gm = gravity._point_mass(mass)[0]
+    pull = gm * apart / (apart**2 + eps**2) ** 1.5 + 0  # of each on the other
+    v = np.sqrt(pull * apart / 2)
+    period = 2 * np.pi * (apart / 2) / v
+    x = np.array([[0.5 - apart / 2, 0.5, 0.5], [0.5 + apart / 2, 0.5, 0.5]])
+    p = np.array([[0, -v, 0], [0, v, 0]]) * a**2 / a
+    until = a * np.exp(period)  # H = 1 today, so ln a runs as time, nearly
+    state = evolve(State(a, x, p), mass, gravity, OM, eps, 1.0, until=until)
+    separation = state.x[1] - state.x[0]
+    print("two", np.linalg.norm(separation) * state.a / apart, np.degrees(np.arctan2(separation[1], separation[0])), period, state.steps)
+    assert np.linalg.norm(separation) * state.a == pytest.approx(apart, rel=0.03)
+
+
+def test_the_cosmic_energy_equation_holds(tmp_path):
+    """Layzer-Irvine: d(T + W)/da = -(2T + W)/a."""
+    n = 16
+    waves = Waves(SIDE, n)
+    modes = white(waves, 4) * np.sqrt(power(Background(), waves))
+    x, p = displaced(waves, modes, OM, 0.05)
+    gravity, mass = Gravity(SIDE, 48, 0.15, OM), np.ones(n**3)
+    history, saved = [], []
+
+    def look(state):
+        history.append((state.a, *energies(state, mass, gravity)))
+        if state.steps == 20:
+            state.save(tmp_path / "state.npz")
+            saved.append(state)
+
+    keep = (0.3, 0.6)
+    done = evolve(State(0.05, x, p), mass, gravity, OM, 0.15, 0.4, keep=keep, after=look)
+    a, t, w = np.array(history).T
+    change = t + w - (t + w)[0]
+    work = -np.concatenate([[0], np.cumsum(0.5 * np.diff(np.log(a)) * ((2 * t + w)[1:] + (2 * t + w)[:-1]))])
+    print("energy", np.abs(change - work).max() / np.abs(w).max(), len(a))
+    assert np.abs(change - work).max() < 0.02 * np.abs(w).max()
+    assert np.linalg.norm(done.p.mean(axis=0)) < 1e-3 * np.linalg.norm(done.p, axis=1).mean()
+    again = evolve(State.load(tmp_path / "state.npz"), mass, gravity, OM, 0.15, 0.4, keep=keep)
+    assert again.steps == done.steps and (again.x == done.x).all() and (again.p == done.p).all()
+    assert [k[0] for k in again.kept] == [k[0] for k in done.kept] and len(done.kept) == 2
+    assert all((one[1] == two[1]).all() for one, two in zip(again.kept, done.kept, strict=True))
