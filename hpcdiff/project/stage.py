@@ -202,5 +202,6 @@ def _engine_of(snapshot: Snapshot) -> str:
     """What made the snapshot: the embedded simulation's engine, the run's label, or unknown."""
     with maps.open_hdf5(snapshot.paths[0], "snapshot") as f:
         if f.attrs.get("format") == "hpcdiff-snapshot":
-            return yaml.safe_load(f.attrs.get("config", "{}")).get("simulate", {}).get("engine", "hpcdiff")
+            config = yaml.safe_load(f.attrs.get("config", "{}"))
+            return str(f.attrs.get("engine") or config.get("simulate", {}).get("engine", "hpcdiff"))
         return str(np.ravel(f["Header"].attrs.get("RunLabel", "unknown"))[0])

@@ -35,6 +35,10 @@ class Folder:
         """The drawn particles of a block."""
         return self.draws / f"{block:06d}.npz"
 
+    def rows(self, block: int) -> Path:
+        """The halos of a block of the N-body engine."""
+        return self.draws / f"halos_{block:06d}.npz"
+
     def chunk(self, block: int) -> Path:
         """The chunk of a block, in the unfinished snapshot."""
         return self.chunks / f"snapshot_{block:06d}.hdf5"
@@ -107,7 +111,7 @@ def write_chunk(plan: Plan, folder: Folder, block: int, provenance: str, threads
         f.attrs.update(
             {"format": "hpcdiff-snapshot", "version": 1, "config": stored(plan.config), "provenance": provenance, "inputs": "{}"}
         )
-        _header(f.create_group("Header"), plan, len(drawn.gas))
+        header(f.create_group("Header"), plan, len(drawn.gas))
         for group, x, h, first, m in (
             ("PartType0", drawn.gas, h_gas, 0, plan.m_gas),
             ("PartType1", drawn.dm, h_dm, plan.n_total, plan.m_dm),
@@ -133,11 +137,12 @@ def internal_energy(plan: Plan, drawn: Drawn, density: np.ndarray) -> np.ndarray
     return 1.5 * np.maximum(cluster, per_kelvin * np.maximum(igm, drawn.temperature))
 
 
-def _header(header: h5py.Group, plan: Plan, n: int) -> None:
+def header(group: h5py.Group, plan: Plan, n: int) -> None:
+    """The attributes of `Header` for a chunk of n particles of each type; `plan` is that of any engine."""
     b = plan.background
     this, total = np.zeros(6, "<i4"), np.zeros(6, "<u8")
     this[:2], total[:2] = n, plan.n_total
-    header.attrs.update(
+    group.attrs.update(
         {
             "BoxSize": plan.side * 1e3 * b.h,
             "NumPart_ThisFile": this,

@@ -48,13 +48,11 @@ class Plan:
         blocks: list of int64 arrays: the cells of each block.
         block_of: int64 (n_cells,).
     Raises:
-        UserError: the engine is not built, there are no baryons, the box cannot hold the masses, or a particle is too heavy.
+        UserError: there are no baryons, the box cannot hold the masses, or a particle is too heavy.
     """
 
     def __init__(self, config: Config) -> None:
         simulate, self.config = config.simulate, config
-        if simulate.engine != "halo_model":
-            raise UserError(f"engine {simulate.engine!r} is not built yet", "simulate.engine", "take halo_model")
         c = config.cosmology
         if not c.Ob0:
             raise UserError("the embedded simulation has gas, and cosmology.Ob0 is 0", "cosmology.Ob0", "give one above 0")
@@ -143,6 +141,10 @@ class Plan:
         own = max(self.n_cell[b].sum() for b in self.blocks)
         mesh = BYTES_OF_MESH * mesh_cells(self.side) ** 3
         return int(around * 24 * 4 + own * 300 + mesh + BYTES_OF_QUERY) + 120_000_000
+
+    def fitting(self, free: float) -> str:
+        """What to do where a rank has only this much memory (bytes)."""
+        return "take fewer ranks a node, heavier particles or a smaller cell"
 
     def lines(self) -> list[str]:
         """The plan in words, for `--dry-run`."""

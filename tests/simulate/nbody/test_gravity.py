@@ -46,7 +46,10 @@ def ewald(x, m, eps):
 def scene():
     """Half of the particles everywhere, half in two clumps, one at a corner of the box."""
     rng = np.random.default_rng(1)
-    x = np.concatenate([rng.uniform(0, SIDE, (200, 3)), 0.3 * rng.normal(size=(100, 3)), [6, 5, 4] + 0.6 * rng.normal(size=(100, 3))]) % SIDE
+    x = (
+        np.concatenate([rng.uniform(0, SIDE, (200, 3)), 0.3 * rng.normal(size=(100, 3)), [6, 5, 4] + 0.6 * rng.normal(size=(100, 3))])
+        % SIDE
+    )
     return x, rng.uniform(0.5, 2, len(x))
 
 
@@ -56,11 +59,16 @@ def test_forces_are_those_of_an_ewald_sum(scene):
     expected, phi = ewald(x, gravity._point_mass(mass), EPS)
     got = gravity.forces(x, mass)
     error = np.linalg.norm(got - expected, axis=1)
-    print("rms", np.sqrt(np.mean(error**2) / np.mean(expected**2)), np.median(error / np.linalg.norm(expected, axis=1)), np.percentile(error / np.linalg.norm(expected, axis=1),99))
+    print(
+        "rms",
+        np.sqrt(np.mean(error**2) / np.mean(expected**2)),
+        np.median(error / np.linalg.norm(expected, axis=1)),
+        np.percentile(error / np.linalg.norm(expected, axis=1), 99),
+    )
     assert np.sqrt(np.mean(error**2)) < 0.005 * np.sqrt(np.mean(expected**2))
     assert np.percentile(error / np.linalg.norm(expected, axis=1), 90) < 0.01
     got = gravity.potential(x, mass)
-    print(np.abs(got-phi).max(), phi.std())
+    print(np.abs(got - phi).max(), phi.std())
     assert np.abs(got - phi).max() < 0.005 * phi.std()
 
 
