@@ -98,19 +98,26 @@ def test_displacements_follow_the_density():
     assert np.abs(np.sort(other[:, 0]) - np.sort(x[:, 0])).max() < 1e-6
 
 
-def test_second_order_of_a_plane_wave_vanishes_and_of_two_does_not():
-    waves = Waves(SIDE, 16)
-    one = np.zeros((16, 16, 9), complex)
-    one[2, 0, 0] = one[-2, 0, 0] = 0.5
-    two = one.copy()
-    two[0, 3, 0] = two[0, -3, 0] = 0.5
-    for modes, expected in ((one, 0.0), (two, 1.0)):
-        x, _ = displaced(waves, modes, 0.3, 0.5)
-        linear = displaced(waves, 1e-6 * modes, 0.3, 0.5)[0]
-        lattice = np.stack(np.meshgrid(*[np.arange(16)] * 3, indexing="ij"), -1).reshape(-1, 3) * SIDE / 16
+def test_second_order_of_crossing_waves_has_its_closed_form():
+    """For cos(k x) and cos(q y): the second potential is -A B cos(k x) cos(q y) / (k^2 + q^2), and one wave alone has none."""
+    waves, D = Waves(SIDE, 16), growth.growth(0.5, 0.3)
+    ratio, rate2 = growth.second_order(0.5, 0.3)
+    first, second = np.zeros((16, 16, 9), complex), np.zeros((16, 16, 9), complex)
+    first[2, 0, 0] = first[-2, 0, 0] = 0.4  # 0.8 cos
+    second[0, 3, 0] = second[0, -3, 0] = 0.3
+    k, q = 2 * 2 * np.pi / SIDE, 3 * 2 * np.pi / SIDE
+    lattice = np.stack(np.meshgrid(*[np.arange(16)] * 3, indexing="ij"), -1).reshape(-1, 3) * SIDE / 16
 
-        def wrapped(y):
-            return (y + SIDE / 2) % SIDE - SIDE / 2
+    def moved(modes):
+        x, p = displaced(waves, modes, 0.3, 0.5)
+        return (x - lattice + SIDE / 2) % SIDE - SIDE / 2, p
 
-        second = np.abs(wrapped(x - lattice) - 1e6 * wrapped(linear - lattice)).max()
-        assert (second > 0.01) == bool(expected), second
+    x, y = lattice[:, 0], lattice[:, 1]
+    linear = np.stack([-0.8 / k * np.sin(k * x), -0.6 / q * np.sin(q * y), 0 * x], 1)
+    assert np.abs(moved(first)[0][:, 0] - D * linear[:, 0]).max() < 1e-9
+    gradient = np.stack([k * np.sin(k * x) * np.cos(q * y), q * np.cos(k * x) * np.sin(q * y), 0 * x], 1) * 0.8 * 0.6 / (k**2 + q**2)
+    shift, p = moved(first + second)
+    assert np.abs(shift - D * linear - ratio * D**2 * gradient).max() < 1e-9
+    assert ratio == pytest.approx(-3 / 7, rel=0.01) and np.abs(ratio * D**2 * gradient).max() > 0.1
+    speed = 0.5**2 * growth.efunc(0.5, 0.3)
+    assert np.abs(p - speed * (growth.rate(0.5, 0.3) * D * linear + rate2 * ratio * D**2 * gradient)).max() < 1e-9
