@@ -63,7 +63,7 @@ class Simulate:
     cell: float = number(40.0, above=0)
     """Side of a cluster's cell of the periodic box, comoving Mpc; `nbody`: of its own periodic box."""
     particle_mass: float = number(1.0e11, above=0)
-    """Mass of a dark-matter particle, Msun; gas particles have Ob/(Om-Ob) of it (the paper: 1.18e10; `nbody`: that of the nearest even lattice)."""
+    """Mass of a dark-matter particle, Msun; gas has Ob/(Om-Ob) of it (the paper: 1.18e10; `nbody`: the nearest of an even lattice)."""
     box: float | None = number(None, above=0)
     """`nbody`: side of one periodic box with all its halos in `mass_range`, comoving Mpc, in place of `clusters`; null = none."""
     softening: float | None = number(None, above=0)

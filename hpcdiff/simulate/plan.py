@@ -54,6 +54,10 @@ class Plan:
     def __init__(self, config: Config) -> None:
         simulate, self.config = config.simulate, config
         c = config.cosmology
+        if simulate.box is not None:
+            raise UserError(
+                "simulate.box is of the engine nbody, and simulate.engine is halo_model", "simulate.box", "take engine nbody or drop it"
+            )
         if not c.Ob0:
             raise UserError("the embedded simulation has gas, and cosmology.Ob0 is 0", "cosmology.Ob0", "give one above 0")
         self.background = Background(c.Om0, c.Ob0, c.h, c.sigma8, c.ns, c.Tcmb0)

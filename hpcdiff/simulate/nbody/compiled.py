@@ -6,7 +6,7 @@ import numba
 
 
 def compiled(function=None, **options: bool):
-    """numba.njit without the GIL and without a look for divisions by zero, which would keep loops from being vectorised; options are numba's (`parallel`, `fastmath`)."""
+    """numba.njit without the GIL and without looking for divisions by zero, which keeps loops scalar; options are numba's (`parallel`, `fastmath`)."""
     if function is None:
         return lambda f: compiled(f, **options)
     try:

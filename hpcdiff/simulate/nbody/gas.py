@@ -21,7 +21,7 @@ from hpcdiff.simulate.nbody.halos import Halo, wrapped
 POLYTROPE = 1.2
 """G of the gas (1.1 to 1.2 in simulations)."""
 RETAINED = 0.95
-"""Part of the motions' energy that the gas keeps; the rest goes with what cools (ours, so that the mean pressure is the debiased profile)."""
+"""Part of the motions' energy that the gas keeps; less with what cools (ours: the mean pressure is then the debiased profile)."""
 TURBULENCE = 1.3
 """Turbulent part of the pressure over that of the halo model, 13 % in the centre to 45 % at R200m (ours, likewise)."""
 LEAST = 100
@@ -49,7 +49,7 @@ def gas_fraction(mass: float) -> float:
 
 
 def turbulence(formed: float) -> float:
-    """Turbulent part of the pressure over that of the mean cluster of the halo model, for the scale factor at which the halo had half of its mass: late ones are stirred."""
+    """Turbulent part of the pressure over the halo model's mean, for the scale factor of half of the mass: late halos are stirred."""
     late = np.clip(np.log10(formed / 0.64) / 0.09, -2.5, 2.5)  # standard deviations, as in the halo model
     return float(TURBULENCE * np.exp(0.2 * late))
 

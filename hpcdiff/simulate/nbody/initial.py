@@ -20,7 +20,8 @@ class Waves:
         side: of the box, comoving Mpc.
         n: mesh points a side, even.
     Attributes:
-        number: integer wave numbers along x, y, z, arrays that broadcast to (n, n, n/2+1). k: the same in 1/Mpc. k2: their squared length, 1 at k = 0.
+        number: integer wave numbers along x, y, z, arrays that broadcast to (n, n, n/2+1). k: the same in 1/Mpc.
+        k2: their squared length, 1 at k = 0.
     """
 
     def __init__(self, side: float, n: int) -> None:

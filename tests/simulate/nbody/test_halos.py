@@ -26,7 +26,7 @@ def matter():
     rng, m = np.random.default_rng(2), 2e10
     place = np.array([[0.2, 15, 29.9], [18, 4, 9], [1.0, 15, 29.9], [28.2, 15, 29.4]])
     parts = []
-    for mass, c, depth, centre in zip((4e14, 6e13, 3e13, 4e13), (6, 9, 60, 40), (1, 0.3, 0.05, 0.1), place, strict=True):
+    for mass, c, depth, centre in zip((4e14, 6e13, 3e13, 4e13), (6, 9, 40, 200), (1, 0.3, 0.05, 0.1), place, strict=True):
         x, phi = clump(rng, round(mass / m), B.radius(mass), c, centre)
         parts.append((x, depth * phi))
     rest = rng.uniform(0, SIDE, (3000, 3))

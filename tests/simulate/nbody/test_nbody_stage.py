@@ -176,6 +176,12 @@ def test_too_little_memory_says_what_would_fit(tmp_path, capsys, monkeypatch):
 def test_dry_run_says_the_plan_and_touches_nothing(tmp_path, capsys):
     assert main([*config(tmp_path / "run"), "--dry-run"]) == 0
     out = capsys.readouterr().out
-    for words in ("3 clusters, each in its own periodic box of 45 Mpc", "12^3 particles of each type", "mesh 48^3", "memory"):
+    for words in (
+        "3 clusters, each in its own periodic box of 45 Mpc",
+        "12^3 particles of each type",
+        "mesh 48^3",
+        "core minutes a box",
+        "memory",
+    ):
         assert words in out
     assert [p.name for p in (tmp_path / "run").iterdir()] == ["c.yaml"]
