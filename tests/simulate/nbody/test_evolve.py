@@ -23,7 +23,6 @@ def test_a_plane_wave_grows_as_zeldovich_says():
     done = evolve(State(0.1, start, p), mass, gravity, OM, 0.5, 0.3)
     moved = ((done.x - start + SIDE / 2) % SIDE - SIDE / 2)[:, 0]
     expected = ((end - start + SIDE / 2) % SIDE - SIDE / 2)[:, 0]
-    print("wave", np.abs(moved - expected).max() / np.abs(expected).max(), done.steps)
     assert np.abs(moved - expected).max() < 0.02 * np.abs(expected).max()
     want = displaced(waves, modes, OM, 1.0)[1][:, 0]
     assert np.abs(done.p[:, 0] - want).max() < 0.03 * np.abs(want).max()
@@ -42,7 +41,6 @@ def test_two_bodies_circle_each_other():
     separation = (state.x[1] - state.x[0]) * state.a
     assert np.linalg.norm(separation) == pytest.approx(apart, rel=0.02)
     turned = np.arctan2(separation[1], separation[0]) % (2 * np.pi)
-    print("two", np.linalg.norm(separation) / apart, turned - angle, until, state.steps)
     assert turned == pytest.approx(angle, abs=0.15)
 
 
@@ -66,7 +64,6 @@ def test_the_cosmic_energy_equation_holds(tmp_path):
     a, t, w = np.array(history).T
     change = t + w - (t + w)[0]
     work = -np.concatenate([[0], np.cumsum(0.5 * np.diff(np.log(a)) * ((2 * t + w)[1:] + (2 * t + w)[:-1]))])
-    print("energy", np.abs(change - work).max() / np.abs(w).max(), len(a))
     assert np.abs(change - work).max() < 0.02 * np.abs(w).max()
     assert np.linalg.norm(done.p.mean(axis=0)) < 1e-3 * np.linalg.norm(done.p, axis=1).mean()
     again = evolve(State.load(tmp_path / "state.npz"), mass, gravity, OM, 0.15, 0.4, keep=keep)

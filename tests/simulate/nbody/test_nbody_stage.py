@@ -133,11 +133,11 @@ def test_maps_are_made_from_it(serial):
 
 
 def test_one_periodic_box_has_its_halos(tmp_path, capsys):
-    more = ["simulate.box=60", "simulate.mass_range=[1e14, 5e15]", "simulate.particle_mass=7e11"]
+    more = ["simulate.box=60", "simulate.mass_range=[1.2e14, 5e15]", "simulate.particle_mass=9.4e11"]
     assert main(config(tmp_path / "run", *more)) == 0
     with h5py.File(tmp_path / "run" / "halos.hdf5") as halos, h5py.File(tmp_path / "run" / "snapshot" / "snapshot_000000.hdf5") as f:
         n = len(halos["halo_id"])
-        assert n >= 2 and (np.diff(halos["mass_200m"][:]) <= 0).all() and halos["mass_200m"][:].min() >= 1e14
+        assert n >= 2 and (np.diff(halos["mass_200m"][:]) <= 0).all() and halos["mass_200m"][:].min() >= 1.2e14
         assert f["Header"].attrs["BoxSize"] == pytest.approx(60 * 700)
         x = f["PartType1"]["Coordinates"][:] / 700
         for centre, radius, mass in zip(halos["position"][:], halos["radius_200m"][:], halos["mass_200m"][:], strict=True):

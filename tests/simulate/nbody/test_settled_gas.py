@@ -58,7 +58,6 @@ def test_pressure_is_near_the_debiased_profile(settled):
     for low, high in ((0.1, 0.2), (0.2, 0.35), (0.35, 0.5), (0.5, 0.7), (0.7, 1.0)):  # of R200c
         shell = (r * R > low * 1.5 * R500) & (r * R < high * 1.5 * R500)
         ratios.append(np.median(pressure[shell] / profiles.debiased_pressure(r[shell] * R / R500)))
-    print(np.round(ratios, 2))
     assert np.all(np.abs(np.array(ratios) - 1) < 0.2), ratios
 
 
