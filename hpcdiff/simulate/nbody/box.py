@@ -69,7 +69,7 @@ def run_box(plan: Plan, folder: Folder, box: int, provenance: str, threads: int,
             state.save(saved)
             last = time.monotonic()
 
-    state = State.load(saved) if saved.exists() else initial(plan, box)
+    state = State.load(saved) or initial(plan, box)
     state = evolve(state, mass, gravity, b.Om0, plan.softening, plan.config.simulate.accuracy, keep=KEPT, after=look)
     v = 100 * b.h * state.p  # a = 1
     phi = (100 * b.h) ** 2 * gravity.potential(state.x, mass)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import os
+import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,11 +48,14 @@ class State:
         os.replace(temporary, path)
 
     @classmethod
-    def load(cls, path: Path) -> State:
-        """Read what `save` wrote."""
-        with np.load(path) as f:
-            kept = tuple((float(a), f[f"kept{i}"]) for i, a in enumerate(f["times"]))
-            return cls(float(f["a"]), f["x"], f["p"], int(f["steps"]), kept)
+    def load(cls, path: Path) -> State | None:
+        """Read what `save` wrote; None if there is none, or it is damaged."""
+        try:
+            with np.load(path) as f:
+                kept = tuple((float(a), f[f"kept{i}"]) for i, a in enumerate(f["times"]))
+                return cls(float(f["a"]), f["x"], f["p"], int(f["steps"]), kept)
+        except (FileNotFoundError, KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error):
+            return None
 
 
 def evolve(

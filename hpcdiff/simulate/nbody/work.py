@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 import os
+import zipfile
+import zlib
 from pathlib import Path
 
 import h5py
@@ -91,8 +93,11 @@ def _finish(plan: Plan, folder: Folder, told: str) -> str:
     halos = folder.partial / "halos.hdf5"
     rows = []
     for box in plan.blocks:
-        with np.load(folder.rows(box)) as f:
-            rows.append({name: f[name] for name in f})
+        try:
+            with np.load(folder.rows(box)) as f:
+                rows.append({name: f[name] for name in f})
+        except (FileNotFoundError, ValueError, EOFError, zipfile.BadZipFile, zlib.error):
+            raise UserError("a box's halos are gone or damaged", folder.rows(box), "simulate --overwrite") from None
     rows = [r for r in rows if r]
     if not rows:
         low, high = plan.config.simulate.mass_range

@@ -70,3 +70,14 @@ def test_the_cosmic_energy_equation_holds(tmp_path):
     assert again.steps == done.steps and (again.x == done.x).all() and (again.p == done.p).all()
     assert [k[0] for k in again.kept] == [k[0] for k in done.kept] and len(done.kept) == 2
     assert all((one[1] == two[1]).all() for one, two in zip(again.kept, done.kept, strict=True))
+
+
+def test_a_damaged_state_is_not_taken_up(tmp_path):
+    state = State(0.5, np.random.default_rng(0).uniform(0, 1, (50, 3)), np.zeros((50, 3)), 7, ((0.3, np.ones((50, 3), np.float32)),))
+    state.save(tmp_path / "state.npz")
+    again, data = State.load(tmp_path / "state.npz"), bytearray((tmp_path / "state.npz").read_bytes())
+    assert (again.x == state.x).all() and again.steps == 7 and again.kept[0][0] == 0.3
+    assert State.load(tmp_path / "none.npz") is None
+    for bad in (data[: len(data) // 2], data[:900] + bytes([data[900] ^ 1]) + data[901:], b""):
+        (tmp_path / "state.npz").write_bytes(bad)
+        assert State.load(tmp_path / "state.npz") is None
