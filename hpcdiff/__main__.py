@@ -1,4 +1,7 @@
-"""`hpcdiff STAGE CONFIG.yaml ...`, `hpcdiff maps ...`, `hpcdiff sweep ...`: the console script; as `python -m hpcdiff.STAGE ...`."""
+"""`hpcdiff STAGE CONFIG.yaml ...`, `hpcdiff maps ...`, `hpcdiff sweep ...`, `hpcdiff doctor ...`: the console script.
+
+`python -m hpcdiff.STAGE ...` is the same; `torchrun -m hpcdiff doctor` and `srun python -m hpcdiff doctor` come here.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,15 @@ import importlib
 import sys
 
 from hpcdiff.errors import nearest
+from hpcdiff.leaving import leave
 from hpcdiff.world import STAGES
 
 USAGE = (
     f"usage: hpcdiff {{{','.join(STAGES)}}} CONFIG.yaml [section.key=value ...] [--dry-run] [--overwrite], "
-    "or hpcdiff sample CONFIG.yaml --sz FILE.fits ... --out DIR, or hpcdiff evaluate --compare A B, or hpcdiff maps --help, or hpcdiff sweep --help"
+    "or hpcdiff sample CONFIG.yaml --sz FILE.fits ... --out DIR, or hpcdiff evaluate --compare A B, "
+    "or hpcdiff maps --help, or hpcdiff sweep --help, or hpcdiff doctor [DIR | CONFIG.yaml]"
 )
-COMMANDS = (*STAGES, "maps", "sweep")
+COMMANDS = (*STAGES, "maps", "sweep", "doctor")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -28,5 +33,10 @@ def main(argv: list[str] | None = None) -> int:
     return importlib.import_module(f"hpcdiff.{argv[0]}.__main__").main(argv[1:])
 
 
+def console() -> None:
+    """The console script `hpcdiff`."""
+    leave(main())
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    console()

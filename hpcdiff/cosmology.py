@@ -71,3 +71,20 @@ class Background:
         """Spherical-overdensity mass, Msun, of a physical radius in Mpc; the inverse of `radius`."""
         rho = self.rho_mean(z) if of == "mean" else self.rho_crit(z)
         return 4 * np.pi / 3 * overdensity * rho * np.asarray(radius, float) ** 3
+
+
+def colossus_cosmology(background: Background):
+    """Tell colossus the cosmology, and return its own object; nothing is kept on disk.
+
+    Left to itself, colossus keeps tables of its concentrations as pickles in the home folder, which all ranks then read and write at once.
+    """
+    from colossus.cosmology import cosmology
+    from colossus.halo import concentration
+    from colossus.utils.storage import StorageUser
+
+    if concentration.storageUser is None:
+        concentration.storageUser = StorageUser("halo.concentration", "", lambda: "concentration", lambda: "concentration", None)
+    b = background
+    baryons = max(b.Ob0, 1e-6)  # the transfer function has none for 0, and this is its limit
+    numbers = {"H0": 100 * b.h, "Om0": b.Om0, "Ob0": baryons, "sigma8": b.sigma8, "ns": b.ns, "Tcmb0": b.Tcmb0}
+    return cosmology.setCosmology("hpcdiff", {"flat": True, "relspecies": False, "persistence": "", **numbers})

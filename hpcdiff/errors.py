@@ -9,12 +9,25 @@ import re
 import sys
 from collections.abc import Iterable
 
+AWAY = (errno.EIO, errno.ESTALE, errno.ENXIO, errno.ENODEV, errno.EREMOTEIO, errno.ESHUTDOWN)
+"""What a broken disk or a file server that went away gives."""
+
+
+NO_LOCKS = "export HDF5_USE_FILE_LOCKING=FALSE: the stages have a lock of their own"
+"""How to mend what HDF5's BEST_EFFORT does not pass over (ENOLCK, EOPNOTSUPP; it knows ENOSYS alone)."""
+
 
 class UserError(Exception):
     """The user's input is at fault; the text is one line: WHAT, WHERE, HOW TO MEND."""
 
-    def __init__(self, what: str, where: object = "", how: str = "") -> None:
-        super().__init__(" ".join(", ".join(str(part) for part in (what, where, how) if str(part)).split()))
+    def __init__(self, what: object, where: object = "", how: object = "") -> None:
+        super().__init__(", ".join(_line(str(part)) for part in (what, where, how) if str(part)))
+
+
+def _line(text: str) -> str:
+    """One line that a terminal bears: no control characters, and nobody reads more than a thousand letters."""
+    text = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in " ".join(text.split()))
+    return text if len(text) <= 1000 else f"{text[:700]} ... {text[-200:]}"
 
 
 class Busy(UserError):
@@ -34,7 +47,10 @@ def nearest(word: object, words: Iterable[str]) -> str:
 
 
 def disk_error(error: BaseException) -> str | None:
-    """An error of the file system that the user can mend, as one line; None for any other."""
+    """An error of the file system, or a lack of memory, that the user can mend, as one line; None for any other."""
+    if isinstance(error, MemoryError):
+        how = "give the job more memory; where so much cannot be meant, an input file is damaged"
+        return str(UserError(f"not enough memory ({error})" if str(error) else "not enough memory", "", how))
     said = {
         errno.ENOSPC: ("the disk is full", "free some space and run the same command again"),
         errno.EDQUOT: ("the disk quota is used up", "free some space and run the same command again"),
@@ -44,11 +60,21 @@ def disk_error(error: BaseException) -> str | None:
         errno.ENOTDIR: ("a file stands where a folder is wanted", "choose another run.dir"),
         errno.EISDIR: ("a folder stands where a file is wanted", "choose another path"),
         errno.EEXIST: ("a file stands where a folder is wanted", "choose another run.dir"),
+        errno.ENAMETOOLONG: ("a path is too long", "choose a shorter one"),
+        errno.ELOOP: ("a link leads to itself", "mend the link"),
+        errno.ENOLCK: ("the file system has no file locks", NO_LOCKS),
+        errno.EOPNOTSUPP: ("the file system lacks something, such as file locks", NO_LOCKS),
         errno.EFBIG: ("the file is larger than is allowed here", "raise `ulimit -f` or choose another run.dir"),
+        **dict.fromkeys(AWAY, ("the disk does not answer as it should", "look to the file system, then run the same command again")),
     }.get(getattr(error, "errno", None))
+    if said is not None and error.errno in AWAY:
+        said = (f"{said[0]} ({os.strerror(error.errno)})", said[1])
+    if said is None and isinstance(error, (OSError, RuntimeError)) and "file read failed" in str(error):
+        said = ("the file cannot be read", "look to the file system, then run the same command again")
     if said is None and isinstance(error, (OSError, RuntimeError)) and re.search("No space left|file write failed", str(error)):
         said = ("the disk is full or the file cannot be written", "free some space and run the same command again")
-    return None if said is None else str(UserError(said[0], getattr(error, "filename", None) or "run.dir", said[1]))
+    where = getattr(error, "filename", None) or "run.dir"
+    return None if said is None else str(UserError(said[0], os.fsdecode(where) if isinstance(where, bytes) else where, said[1]))
 
 
 def reader_left() -> int:

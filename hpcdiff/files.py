@@ -1,10 +1,9 @@
-"""Files on slow and shared file systems: atomic writes, hashes, one writer at a time."""
+"""Files on slow and shared file systems: atomic writes, hashes, free space. One writer at a time: `lock`."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -71,41 +70,3 @@ def free_bytes(path: str | Path) -> int:
     while not path.exists():
         path = path.parent
     return shutil.disk_usage(path).free
-
-
-class Lock:
-    """One process at a time: an advisory lock that the kernel drops when its holder dies, however it dies.
-
-    `acquire` is False where another process holds it. A file system without locks counts as free.
-    """
-
-    def __init__(self, path: str | Path) -> None:
-        self.path, self.file = Path(path), None
-
-    def acquire(self) -> bool:
-        """Take the lock and write who holds it; False if somebody else does."""
-        self.file = open(self.path, "a+")  # noqa: SIM115, held until release
-        try:
-            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                self.file.close()
-                self.file = None
-                return False
-        self.file.truncate(0)
-        self.file.write(f"pid {os.getpid()} on {os.uname().nodename}, job {os.environ.get('SLURM_JOB_ID', 'none')}\n")
-        self.file.flush()
-        return True
-
-    def holder(self) -> str:
-        """What the holder wrote of itself."""
-        with contextlib.suppress(OSError):
-            return self.path.read_text().strip()
-        return ""
-
-    def release(self) -> None:
-        """Let go. The empty file stays: to remove it could take the lock from a third process."""
-        if self.file is not None:
-            self.file.truncate(0)
-            self.file.close()
-            self.file = None

@@ -23,8 +23,10 @@ import numpy as np
 from hpcdiff import __version__, files
 from hpcdiff.config import Config, read_config
 from hpcdiff.errors import Busy, Stopped, UserError, disk_error, nearest, reader_left
+from hpcdiff.guards import WrongLaunch, first_started
+from hpcdiff.lock import Lock
 from hpcdiff.stop import CAUSES, FILE
-from hpcdiff.world import TorchWorld, World, join_world, launched_rank
+from hpcdiff.world import STAGES, TorchWorld, World, join_world, launched_rank
 
 DONE, FAULT, USER, STOPPED = 0, 1, 2, 75
 PATIENCE = 30.0
@@ -104,18 +106,21 @@ def run_stage(
         lock = _prepare(stage, config, world, outputs, "--overwrite" in options)
         reason = work(config, world)
         world.print(f"hpcdiff {stage}: {reason}")
-        return _ended(stage, config, world, DONE, reason)
+        return _ended(stage, config, world, DONE, reason, lock)
     except UserError as error:
         if world:
             world.close_bar()
-        if world.main if world else launched_rank(stage) == 0:
+        wrong = isinstance(error, WrongLaunch)  # then more than one is rank 0, by its own account
+        if first_started() if wrong else world.main if world else launched_rank(stage) == 0:
             print(f"hpcdiff {stage}: error: {error}", file=sys.stderr, flush=True)
+        elif wrong:
+            return USER
         if isinstance(error, Busy):  # the status file is the other's
             return USER
         if dry:
             return USER
         with _or_end_all(stage, config, world, str(error)):
-            return _ended(stage, config, world, USER, str(error))
+            return _ended(stage, config, world, USER, str(error), lock)
     except Stopped as error:
         world.close_bar()
         by = CAUSES[int(world.largest(np.array([world.sign.look(world.main)]))[0])]
@@ -123,7 +128,7 @@ def run_stage(
         if world.main:
             world.sign.obeyed()
             print(f"hpcdiff {stage}: {reason}", file=sys.stderr, flush=True)
-        return _ended(stage, config, world, STOPPED, reason, requeue=by != CAUSES[FILE])
+        return _ended(stage, config, world, STOPPED, reason, lock, requeue=by != CAUSES[FILE])
     except BaseException as error:
         if world is not None and world.watchdog is not None:
             world.watchdog.lost(error)  # does not return where another rank is gone: it says which
@@ -180,18 +185,36 @@ def _prepare(stage: str, config, world: World, outputs: Callable, overwrite: boo
     with world.together():
         if world.main:
             config.dir.mkdir(parents=True, exist_ok=True)
-            lock = files.Lock(config.dir / f".{stage}.lock")
-            if not lock.acquire():
-                raise Busy(f"another {stage} is at work ({lock.holder()})", config.dir, "wait for it or end it")
+            lock = Lock(config.dir / f".{stage}.lock")
+            if not lock.acquire(lambda line: print(f"hpcdiff {stage}: {line}", flush=True)):
+                raise Busy(f"another {stage} is at work ({lock.holder()})", config.dir, lock.advice())
+            if lock.took_over:
+                print(f"hpcdiff {stage}: goes on after {lock.took_over}, which did not end in good order", flush=True)
             files.remove(config.dir / f"{stage}.status.json")
             if world.sign.watch(config.dir):
                 print(f"hpcdiff {stage}: {config.dir / 'stop'} was left over and is removed", flush=True)
             if overwrite and os.environ.get("SLURM_RESTART_COUNT", "0") != "0":
                 print(f"hpcdiff {stage}: this job was requeued, so --overwrite is not done again", flush=True)
             elif overwrite:
+                try:
+                    _refuse_readers(stage, config)
+                except UserError:
+                    lock.release()
+                    raise
                 for path in outputs(config):
                     files.remove(path)
     return lock
+
+
+def _refuse_readers(stage: str, config) -> None:
+    """Refuse --overwrite while a later stage is at work in this folder: it would read half of the old files and half of the new."""
+    for later in STAGES[STAGES.index(stage) + 1 :]:
+        lock = Lock(config.dir / f".{later}.lock")
+        if lock.path.exists():
+            if not lock.acquire():
+                what = f"{later} is at work on what {stage} --overwrite would remove ({lock.holder()})"
+                raise UserError(what, config.dir, "wait for it or end it")
+            lock.release()
 
 
 def _catch_signals(world: World) -> None:
@@ -204,13 +227,15 @@ def _catch_signals(world: World) -> None:
         signal.signal(number, handle)
 
 
-def _ended(stage: str, config, world: World | None, status: int, reason: str, requeue: bool | None = None) -> int:
+def _ended(stage: str, config, world: World | None, status: int, reason: str, lock: Lock | None, requeue: bool | None = None) -> int:
     if world is not None and world.watchdog is not None:
         world.watchdog.close()
     if world.main if world is not None else launched_rank(stage) == 0:
         _write_status(stage, config, status, reason, requeue)
     if world is not None:
         world.barrier()
+        if lock is not None:
+            lock.release()
         world.close()
         if isinstance(world, TorchWorld) and world.size > 1:
             # all is written; threads of gloo that outlive the process group can abort the interpreter's own way out

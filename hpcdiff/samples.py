@@ -12,6 +12,7 @@ A file without that table, as another program may write it, holds its samples it
 
 from __future__ import annotations
 
+import re
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,8 @@ from pathlib import Path
 import numpy as np
 
 from hpcdiff.errors import UserError
-from hpcdiff.maps import open_hdf5
+from hpcdiff.maps import has_format, interpreting, open_hdf5, refuse_hollow
+from hpcdiff.versions import refuse_version
 
 FORMAT, VERSION = "hpcdiff-samples", 1
 SHARD_FORMAT = "hpcdiff-samples-shard"
@@ -42,10 +44,14 @@ def find_shards(path: str | Path) -> list[Shard]:
         UserError: a shard is missing or has another size.
     """
     path = Path(path)
-    with open_hdf5(path, "samples file") as f:
+    with interpreting(path, "samples file"), open_hdf5(path, "samples file") as f:
         if "shards" not in f:
             return []
-        table = zip(f["shards/name"].asstr()[:], f["shards/bytes"][:].tolist(), f["shards/crc32"][:].tolist(), strict=True)
+        for data in f["shards"].values():
+            refuse_hollow(data, path)
+        table = [*zip(f["shards/name"].asstr()[:], f["shards/bytes"][:].tolist(), f["shards/crc32"][:].tolist(), strict=True)]
+    if odd := [name for name, _, _ in table if not re.fullmatch(r"[\w.-]+\.h5", name)]:
+        raise UserError(f"it names the shard {odd[0]!r}, which is no file of samples.shards", path, HOW)
     folder = path.resolve().parent / "samples.shards"  # where HDF5 looks for them, also through a link
     shards = [Shard(folder / name, size, crc) for name, size, crc in table]
     for shard in shards:
@@ -80,11 +86,14 @@ def read_shard(path: Path) -> tuple[np.ndarray, np.ndarray, int, dict]:
     Raises:
         UserError: it is no whole shard.
     """
-    with open_hdf5(path, "shard") as f:
-        if f.attrs.get("format") != SHARD_FORMAT:
+    with interpreting(path, "shard"), open_hdf5(path, "shard") as f:
+        if not has_format(f, SHARD_FORMAT):
             raise UserError("not a shard of samples", path)
-        views, numbers = f["catalog/view"][:], f["catalog/sample"][:]
+        refuse_version("shard", f.attrs.get("version"), VERSION, path, "sample --overwrite")
         maps = {name: f["samples"][name] for name in sorted(f["samples"])}
+        for data in (f["catalog/view"], f["catalog/sample"], *maps.values()):
+            refuse_hollow(data, path)
+        views, numbers = f["catalog/view"][:], f["catalog/sample"][:]
         return views, numbers, checksum(views, numbers, maps), dict(f.attrs)
 
 

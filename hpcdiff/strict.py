@@ -19,6 +19,7 @@ from pathlib import Path
 import yaml
 
 from hpcdiff.errors import UserError, nearest
+from hpcdiff.plain import NotPlain, read_yaml
 
 
 def one_of(*choices: str, default: str | None = None):
@@ -62,11 +63,11 @@ def read(cls, path: str | Path, overrides: list[str] = (), docs: str = DOCS) -> 
         UserError: the file is missing or not YAML; as `build`.
     """
     try:
-        tree = yaml.safe_load(Path(path).read_text())
-    except (OSError, UnicodeDecodeError) as error:
+        tree = read_yaml(Path(path).read_text())
+    except NotPlain as error:
+        raise UserError("the config is not YAML", path, error) from None
+    except (OSError, ValueError) as error:  # not there, no UTF-8, a NUL in its name
         raise UserError("cannot read the config", path, getattr(error, "strerror", None) or str(error)) from None
-    except yaml.YAMLError as error:
-        raise UserError("the config is not YAML", path, " ".join(str(error).split())) from None
     tree = {} if tree is None else tree
     if not isinstance(tree, dict):
         raise UserError("the config is not a mapping of sections", path, f"see {docs}")
@@ -75,9 +76,9 @@ def read(cls, path: str | Path, overrides: list[str] = (), docs: str = DOCS) -> 
         if not equals:
             raise UserError(f"{text!r} is not an override", "command line", "write key=value, with dots: section.key=value")
         try:
-            merge(cls, tree, key.strip().split("."), yaml.safe_load(value))
-        except yaml.YAMLError:
-            raise UserError(f"the value of {key} is not YAML", "command line", "quote it") from None
+            merge(cls, tree, key.strip().split("."), read_yaml(value))
+        except NotPlain as error:
+            raise UserError(f"the value of {key} is not YAML ({error})", "command line", "quote it") from None
     given: set[str] = set()
     return build(cls, tree, given, f"{path} and the command line" if overrides else str(path), docs=docs), given
 
@@ -180,7 +181,7 @@ def _as(value: object, hint):
     if isinstance(value, bool) or value is None:
         return _NO
     if hint is str:
-        return value if isinstance(value, str) else _NO
+        return value if isinstance(value, str) and _is_text(value) else _NO
     if hint is int and isinstance(value, int):
         return value  # a float would round it above 2^53
     try:
@@ -192,6 +193,14 @@ def _as(value: object, hint):
     if hint is float:
         return number_
     return int(number_) if hint is int and number_ == int(number_) else _NO
+
+
+def _is_text(value: str) -> bool:
+    """Can it be a name of a file, or stand in one? A NUL and half a surrogate pair cannot."""
+    try:
+        return b"\0" not in value.encode()
+    except UnicodeEncodeError:
+        return False
 
 
 def check_bounds(config: object, where: str) -> None:

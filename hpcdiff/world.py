@@ -15,6 +15,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from hpcdiff.errors import Busy, Stopped, UserError, disk_error
+from hpcdiff.guards import refuse_launch, refuse_mixed_mpi, under_mpi
 from hpcdiff.stop import ITSELF, StopSign
 
 STAGES = ("simulate", "project", "train", "sample", "evaluate")
@@ -100,7 +101,7 @@ class World:
         try:
             yield
         except (UserError, Stopped) as raised:
-            kind, said = type(raised).__name__, str(raised)
+            kind, said = next(k.__name__ for k in (Busy, UserError, Stopped) if isinstance(raised, k)), str(raised)
         except (OSError, RuntimeError) as raised:
             said = disk_error(raised)
             if said is None:
@@ -132,12 +133,20 @@ class World:
 
 
 class MPIWorld(World):
-    """Ranks of an MPI launcher."""
+    """Ranks of an MPI launcher; `UserError` where HDF5 has another MPI library than mpi4py."""
 
     def __init__(self) -> None:
         super().__init__()
+        import mpi4py
+
+        import hpcdiff.maps  # noqa: F401, loads HDF5 and the MPI library that it was built with
+
+        mpi4py.rc.initialize, mpi4py.rc.finalize = False, True
         from mpi4py import MPI
 
+        refuse_mixed_mpi()
+        if not MPI.Is_initialized():
+            MPI.Init_thread(MPI.THREAD_MULTIPLE)
         self.comm = MPI.COMM_WORLD
         self.rank, self.size = self.comm.rank, self.comm.size
 
@@ -196,7 +205,7 @@ class TorchWorld(World):
         if "WORLD_SIZE" not in os.environ:
             _environment_of_srun()
         self.size = int(os.environ.get("WORLD_SIZE", "1"))
-        self.rank = int(os.environ.get("RANK", "0"))
+        self.rank = int(os.environ.get("RANK", "0")) if self.size > 1 else 0
         self.local_rank = int(os.environ.get("LOCAL_RANK", "0"))
         self.device = torch.device("cpu")
         if torch.cuda.is_available():
@@ -253,14 +262,9 @@ def _environment_of_srun() -> None:
             os.environ.setdefault(name, str(value))
 
 
-def under_mpi() -> bool:
-    """Has an MPI launcher started this process?"""
-    return any(name in os.environ for name in ("OMPI_COMM_WORLD_SIZE", "PMI_RANK", "PMIX_RANK"))
-
-
 def launched_rank(stage: str) -> int:
     """This process's rank as its launcher says it, before anything is set up."""
-    names = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK") if stage in MPI_STAGES else ("RANK",)
+    names = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "PALS_RANKID") if stage in MPI_STAGES else ("RANK",)
     for name in (*names, "SLURM_PROCID"):
         if os.environ.get(name, "").isdigit():
             return int(os.environ[name])
@@ -271,16 +275,13 @@ def join_world(stage: str) -> World:
     """The world of this stage: MPI for simulate and project, torch.distributed for the others, or one process alone.
 
     Raises:
-        UserError: several tasks of one srun step would each run alone.
+        guards.WrongLaunch: several worlds, which would write the same files, or ranks that never come.
     """
-    if stage in MPI_STAGES:
-        world = MPIWorld() if under_mpi() else World()
-    else:
-        world = TorchWorld()
-    tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
-    if world.size < tasks:
-        how = "use srun --mpi=pmix (see `srun --mpi=list`)" if stage in MPI_STAGES else "see jobs/train.sbatch"
-        raise UserError(f"a wrong launch: {tasks} tasks of this srun step, but worlds of {world.size}", "the srun line", how)
+    refuse_launch(stage, stage in MPI_STAGES)
+    if stage not in MPI_STAGES:
+        return TorchWorld()
+    world = MPIWorld() if under_mpi() else World()
+    refuse_launch(stage, True, world.size)
     return world
 
 

@@ -2,7 +2,10 @@
 # What the job scripts share: leaving in good order before the job's end, and going on in the next one. Use: `. jobs/requeue.sh`
 #   begin SCRIPT CONFIG ...   the stage's folder, files of an earlier run away, traps (SCRIPT: train, train_deepspeed, sample, ...)
 #   step COMMAND ...          run it; signals to this shell become the file `stop` in run.dir, which all ranks obey when a step is whole
+#   under_torchrun -m ...     the step of train, sample and evaluate: one torchrun a node, one process a GPU
 #   finish CONFIG ...         0: done; 75: the same job again, or another link of a chain where requeueing is forbidden; else 1
+
+trap asked=1 USR1 TERM # told before a stage has begun: that one stops at once
 
 begin() {
   script=jobs/$1.sbatch stage=${1%%_*} asked=${asked:-} me=$SLURM_JOB_ID
@@ -12,6 +15,8 @@ begin() {
   run=$(python -m hpcdiff.config get run.dir "$@") || exit 2
   status=$run/$stage.status.json guard=$run/.$stage.requeued # where the stage says how it ended; from where it was requeued
   rm -f "$status" "$run/stop"
+  lay_out "$run"
+  mkdir -p "$run" 2>/dev/null # for the file stop; where that cannot be, the stage says why
   trap ask USR1 TERM # the time limit comes near (--signal), or the job is preempted
   [ -z "$asked" ] || ask # the signal came between two stages of one job
 }
@@ -27,6 +32,17 @@ step() {
   until wait $pid || ! kill -0 $pid 2>/dev/null; do :; done # a trapped signal ends a wait, not the step
 }
 
+under_torchrun() { # without GPUs: HPCDIFF_PROCESSES a node, else the tasks a node that were asked for
+  local tasks=${SLURM_NTASKS_PER_NODE:-1} host cores
+  cores=$((${SLURM_CPUS_PER_TASK:-1} * tasks)) # one torchrun has the cores of all tasks of its node, and srun is told that they are its own
+  host=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1):$((20000 + SLURM_JOB_ID % 20000))
+  # a dead node must end the others (-K); torchrun dies of a USR1 that it is not told to handle, and leaves its workers
+  step env SRUN_CPUS_PER_TASK=$cores SLURM_CPUS_PER_TASK=$cores srun --kill-on-bad-exit=1 --nodes="$SLURM_NNODES" --ntasks="$SLURM_NNODES" --ntasks-per-node=1 \
+    --cpus-per-task=$cores \
+    torchrun --nnodes="$SLURM_NNODES" --nproc-per-node="${SLURM_GPUS_ON_NODE:-${HPCDIFF_PROCESSES:-$tasks}}" \
+    --rdzv-backend=c10d --rdzv-id="$SLURM_JOB_ID" --rdzv-endpoint="$host" --signals-to-handle=SIGTERM,SIGINT,SIGUSR1 "$@"
+}
+
 mark() { # how far the work is: the newest checkpoint, or the state of what is half-done
   if [ "$stage" = train ]; then
     ls "$run/checkpoints" 2>/dev/null | grep -E '^[0-9]+$' | tail -n 1
@@ -37,12 +53,15 @@ mark() { # how far the work is: the newest checkpoint, or the state of what is h
 
 finish() {
   local code times=0 here
+  ! grep -q -s -x "requeue $SLURM_JOB_ID" "$run/stop" || rm -f "$run/stop" # a signal that came when the stage had ended
   code=$(sed -n 's/.*"exit": \([0-9]*\).*/\1/p' "$status" 2>/dev/null)
-  [ -n "$code$asked" ] || exit 1
-  case ${code:-75} in # no status after a signal: killed before it could save
+  case ${code:-${asked:+75}} in # no status after a signal: killed before it could save
     0) rm -f "$guard"; exit 0 ;;
     75) ;;
-    *) exit 1 ;;
+    "" | 1) # a fault of ours, or a rank is gone; with its node, it is worth another try
+      nodes_gone || failed "$(reason)"
+      echo "hpcdiff $stage: job $me has lost a node ($(reason)), so it is requeued" >&2 ;;
+    *) failed "$(reason)" ;;
   esac
   if grep -q '"requeue": false' "$status" 2>/dev/null; then
     echo "hpcdiff $stage: stopped by the file stop, so this job is not requeued; the same command goes on"
@@ -51,8 +70,8 @@ finish() {
   shown=$(scontrol -o show job "$me" 2>/dev/null)
   case "$(field JobState) $(field Reason)" in
     *TimeLimit) ;; # over its time all the same: it goes on
-    CANCELLED* | COMPLETING* | PREEMPTED*) # by scancel, or Slurm itself requeues what it preempts
-      echo "hpcdiff $stage: the job was cancelled, so it is not requeued from here; the same command goes on"
+    CANCELLED* | COMPLETING* | PREEMPTED* | PENDING* | NODE_FAIL*) # by scancel, or Slurm itself requeues what it preempts or has lost a node
+      echo "hpcdiff $stage: the job was cancelled, or Slurm requeues it, so it is not requeued from here; the same command goes on"
       rm -f "$guard"; exit 75 ;;
   esac
   here=$(mark)
@@ -62,7 +81,27 @@ finish() {
     rm -f "$guard"; exit 1
   fi
   printf '%s\n' "$here" "$times" >"$guard"
-  scontrol requeue "$me" || chain "$@" # either way the same command goes on
+  scontrol requeue "$me" && exit # either way the same command goes on
+  shown=$(scontrol -o show job "$me" 2>/dev/null)
+  case "$(field JobState)" in
+    PENDING* | REQUEUE* | COMPLETING* | NODE_FAIL*) echo "hpcdiff $stage: Slurm has requeued the job itself" ;;
+    *) chain "$@" ;; # requeueing is forbidden
+  esac
+}
+
+reason() {
+  [ -n "$code" ] || echo "it ended without a word: killed, or out of memory"
+  sed -n 's/^ *"reason": "\(.*\)",\{0,1\}$/\1/p' "$status" 2>/dev/null
+}
+
+nodes_gone() { # Slurm itself may not know it for minutes
+  [ "${SLURM_NNODES:-1}" -gt 1 ] || return 1
+  ! timeout 60 srun --overlap --mpi=none --nodes="$SLURM_NNODES" --ntasks="$SLURM_NNODES" --ntasks-per-node=1 --cpus-per-task=1 true >/dev/null 2>&1
+}
+
+failed() {
+  echo "hpcdiff $stage: job $me failed ($1); jobs that wait for it are cancelled; mend it and give the same command again" >&2
+  exit 1
 }
 
 field() { sed -n "s/.* $1=\([^ ]*\).*/\1/p" <<<"$shown" | grep -v -e null -e N/A; }
@@ -77,10 +116,15 @@ chain() { # another job with this one's request, which Slurm starts when this on
   add partition "$(field Partition)"; add account "$(field Account)"; add qos "$(field QOS)"; add time "$(field TimeLimit)"
   add mem "$(field MinMemoryNode)"; add mem-per-cpu "$(field MinMemoryCPU)"; add constraint "$(field Features)"; add output "$(field StdOut)"
   add nodes "${SLURM_NNODES:-}"; add ntasks-per-node "${SLURM_NTASKS_PER_NODE:-}"; add cpus-per-task "${SLURM_CPUS_PER_TASK:-}"
-  add gpus-per-node "${SLURM_GPUS_PER_NODE:-}"; add reservation "${SLURM_JOB_RESERVATION:-}"; add array "${SLURM_ARRAY_TASK_ID:-}"
+  add gpus-per-node "${SLURM_GPUS_PER_NODE:-}"; add gpus "${SLURM_GPUS:-}"; add gpus-per-task "${SLURM_GPUS_PER_TASK:-}"
+  # gres:gpu:4,gres:disk:1, or with / in newer versions; the GPUs of --gpus-per-node are among them
+  add gres "$(field TresPerNode | tr , '\n' | sed -e 's/^gres[:/]//' ${SLURM_GPUS_PER_NODE:+-e /^gpu/d} | paste -sd , -)"
+  add ntasks "${SLURM_NTASKS:-}"; add licenses "$(field Licenses)"; add reservation "${SLURM_JOB_RESERVATION:-}"; add array "${SLURM_ARRAY_TASK_ID:-}"
   next=$(sbatch "${options[@]}" "$script" "${arguments[@]}") || { echo "hpcdiff $stage: error: neither requeue nor sbatch works" >&2; exit 75; }
   next=${next%%;*}
   echo "hpcdiff $stage: requeueing is forbidden, so job $next goes on"
+  [ ! -e "$run/.jobs" ] || echo "$stage $next $(field StdOut)" >>"$run/.jobs"       # for pipeline.sh --status
+  [ "$script" != jobs/sweep.sbatch ] || echo "$next" >>"$(dirname "$run")/chained" # for hpcdiff sweep, which asks what is queued
   for job in $(squeue -h -u "$(id -un)" -t PD -o '%i %E' 2>/dev/null | sed -n "s/^\([0-9_]*\) .*afterok:$SLURM_JOB_ID\([^0-9].*\)\{0,1\}$/\1/p"); do
     scontrol update JobId="$job" Dependency="afterok:$next" || exit 75 # what waits for this stage waits for its last link
   done

@@ -1,9 +1,7 @@
-"""Atomic writes, hashes and the lock."""
+"""Atomic writes, hashes, removal, free space."""
 
 import hashlib
 import json
-import subprocess
-import sys
 
 import pytest
 
@@ -50,22 +48,3 @@ def test_remove_takes_files_folders_and_nothing(tmp_path):
 
 def test_free_bytes_of_a_path_that_is_not_there_yet(tmp_path):
     assert files.free_bytes(tmp_path / "x" / "y") > 0
-
-
-def test_the_lock_is_exclusive_and_dies_with_its_holder(tmp_path):
-    path = tmp_path / "l"
-    code = f"from hpcdiff.files import Lock; import sys, time; print(Lock({str(path)!r}).acquire(), flush=True); time.sleep(60)"
-    holder = subprocess.Popen(
-        [sys.executable, "-c", "l=1;" + code.replace("print(Lock", "l=Lock").replace(").acquire()", "); print(l.acquire()")],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert holder.stdout.readline() == "True\n"
-    lock = files.Lock(path)
-    assert not lock.acquire()
-    assert f"pid {holder.pid}" in lock.holder()
-    holder.kill()
-    holder.wait()
-    assert lock.acquire()
-    lock.release()
-    assert lock.holder() == "" and files.Lock(path).acquire()

@@ -18,10 +18,11 @@ def slurm(tmp_path):
     tools = tmp_path / "bin"
     tools.mkdir()
     for name, does in {
-        "srun": 'eval "${SRUN_DOES:-true}"',
-        "sbatch": 'echo "$((100 + $(grep -c sbatch "$LOG")));cluster"',
+        "srun": 'case "$*" in *" true") eval "${PING_DOES:-true}" ;; *) eval "${SRUN_DOES:-true}" ;; esac',
+        "sbatch": 'case "$*" in *"${REFUSES:-nothing}"*) exit 1 ;; esac; echo "$((100 + $(grep -c sbatch "$LOG")));cluster"',
         "scontrol": 'case "$*" in "show host"*) echo node7 ;; *"show job"*) echo "$SHOWN JobState=${STATE:-RUNNING Reason=None} StdOut=/x/y.log" ;; requeue*) eval "${REQUEUE_DOES:-true}" ;; esac',
-        "squeue": 'printf "50 afterok:420(unfulfilled)\\n51 afterok:42(unfulfilled)\\n52 afterok:42\\n"',
+        "squeue": 'case "$*" in *" -j "*) eval "${QUEUED:-true}" ;; *) printf "50 afterok:420(unfulfilled)\\n51 afterok:42(unfulfilled)\\n52 afterok:42\\n" ;; esac',
+        "scancel": "true",
     }.items():
         (tools / name).write_text(f'#!/bin/bash\necho "{name} $*" >>"$LOG"\n{does}\n')
         (tools / name).chmod(0o755)
@@ -37,7 +38,7 @@ def slurm(tmp_path):
             "SLURM_JOB_NODELIST": "node[7-8]",
             "SLURM_GPUS_ON_NODE": "4",
         }
-        env = environment(**variables, **more)
+        env = environment(**{**variables, **more})
         env["PATH"] = f"{tools}:{os.environ['PATH']}"
         done = subprocess.run(
             ["bash", f"jobs/{script}", *map(str, arguments)], cwd=ROOT, env=env, capture_output=True, text=True, timeout=120
@@ -230,3 +231,75 @@ def test_the_pipeline_starts_where_told_and_refuses_a_bad_config_before_it_submi
     assert done.returncode == 2 and again == log
     assert slurm("pipeline.sh")[0].returncode == 2
     assert slurm("pipeline.sh", config, FIRST="smaple")[0].returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("code", "ping", "requeued"),
+    [(None, "exit 1", True), (1, "exit 1", True), (1, "true", False), (None, "true", False), (2, "exit 1", False)],
+)
+def test_a_job_that_has_lost_a_node_is_requeued_and_a_failed_one_says_why(slurm, config, code, ping, requeued):
+    """Slurm may not know for minutes that a node is dead, so the script asks all of them; a user's fault is not tried again."""
+    write = "true" if code is None else status(code)
+    variables = {"SRUN_DOES": f"{write}; exit 1", "PING_DOES": ping, "RUN": str(config.parent / "run"), "STAGE": "train"}
+    done, log = slurm("train.sbatch", config, **variables)
+    assert ("scontrol requeue 42" in log) == requeued and done.returncode == (0 if requeued else 1), done.stderr
+    assert ("has lost a node" if requeued else "job 42 failed (") in done.stderr and ("without a word" in done.stderr) == (code is None)
+
+
+@pytest.mark.parametrize(("asked", "gres"), [({}, "gpu:2,disk:1"), ({"SLURM_GPUS_PER_NODE": "2"}, "disk:1")])
+def test_a_chained_link_asks_for_the_same_resources(slurm, config, asked, gres):
+    shown = "JobId=42 Licenses=matlab:1 TresPerNode=gres:gpu:2,gres:disk:1 TimeLimit=1:00:00"
+    variables = {"SRUN_DOES": status(75, requeue=True), "RUN": str(config.parent / "run"), "STAGE": "train", "SHOWN": shown}
+    _, log = slurm("train.sbatch", config, REQUEUE_DOES="exit 1", SLURM_NTASKS="4", **variables, **asked)
+    link = next(line for line in log.splitlines() if line.startswith("sbatch "))
+    for option in (f"--gres={gres}", "--licenses=matlab:1", "--ntasks=4"):
+        assert f" {option} " in link
+    assert ("--gpus-per-node=2" in link) == bool(asked)
+
+
+def test_torchrun_has_the_cores_of_all_tasks_and_a_process_for_each_where_there_are_no_gpus(slurm, config):
+    """One torchrun a node, however many tasks a node were asked for."""
+    more = {"SRUN_DOES": status(0), "RUN": str(config.parent / "run"), "STAGE": "sample"}
+    _, log = slurm("sample.sbatch", config, SLURM_NTASKS_PER_NODE="4", SLURM_CPUS_PER_TASK="8", SLURM_GPUS_ON_NODE="", **more)
+    assert "--ntasks=2 --ntasks-per-node=1 --cpus-per-task=32 torchrun --nnodes=2 --nproc-per-node=4 " in log
+
+
+def test_the_pipeline_hands_options_to_sbatch(slurm, config):
+    """Each to every job, or to one stage's alone; none of them reaches the stages."""
+    done, log = slurm("pipeline.sh", "--account=me", "train:--nodes=4", config, "run.seed=3", "--overwrite", "train:--time=9")
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in log.splitlines() if line.startswith("sbatch")]
+    assert all(
+        f"--account=me jobs/{s}.sbatch {config} run.seed=3 --overwrite" in line
+        for s, line in zip(STAGES, lines, strict=True)
+        if s != "train"
+    )
+    assert "--account=me --nodes=4 --time=9 jobs/train.sbatch" in lines[2]
+
+
+def test_a_pipeline_that_cannot_be_submitted_whole_is_not_submitted(slurm, config):
+    done, log = slurm("pipeline.sh", config, REFUSES="jobs/sample.sbatch")
+    assert done.returncode == 2 and "sbatch refused sample" in done.stderr and "nothing was submitted" in done.stderr
+    assert "scancel 101 102 103" in log
+
+
+def test_the_pipeline_says_how_far_each_stage_is(slurm, config):
+    """A failed stage, with its reason and its log; those after it; jobs in the queue, which are not submitted a second time."""
+    assert slurm("pipeline.sh", config)[0].returncode == 0
+    run = config.parent / "run"
+    files = {"simulate": (0, "27 clusters"), "project": (2, "no halos, here, mend it")}
+    for stage, (code, reason) in files.items():
+        (run / f"{stage}.status.json").write_text(json.dumps({"exit": code, "reason": reason}, indent=1, sort_keys=True))
+    lines = slurm("pipeline.sh", "--status", config)[0].stdout.splitlines()
+    assert [line.split(maxsplit=1)[1] for line in lines] == [
+        "done: 27 clusters",
+        "failed: no halos, here, mend it (see /x/y.log)",
+        *["not run, since project did not end well"] * 3,
+    ]
+    (run / "project.status.json").unlink()
+    lines = slurm("pipeline.sh", "--status", config)[0].stdout.splitlines()
+    assert "job 102 ended without a word" in lines[1] and "/x/y.log" in lines[1]
+    queued = {"QUEUED": 'case "$*" in *103*) echo "PENDING Dependency" ;; esac'}
+    assert "job 103: PENDING Dependency" in slurm("pipeline.sh", "--status", config, **queued)[0].stdout
+    done, log = slurm("pipeline.sh", config, **queued)
+    assert done.returncode == 2 and "train of this run is in the queue already, job 103" in done.stderr and log.count("sbatch --") == 5

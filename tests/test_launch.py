@@ -11,6 +11,7 @@ from conftest import LAUNCHERS, ROOT, environment, make_maps, refused, run, star
 
 from hpcdiff import launch, world
 from hpcdiff.errors import Busy, Stopped, UserError
+from hpcdiff.versions import OtherVersion
 
 
 def config(tmp_path, text=""):
@@ -134,6 +135,8 @@ def test_failing_together():
         pass
     with pytest.raises(UserError, match="mine"), Three().together():
         raise UserError("mine")
+    with pytest.raises(UserError, match="version 2"), Three().together():
+        raise OtherVersion("of version 2")  # whatever kind of UserError it is
     with pytest.raises(UserError, match="disk is full"), Three().together():
         raise OSError(28, "No space left on device", "somewhere")
     with pytest.raises(Busy, match="at work"), Three().together():  # stays what it is: the status file is the other's

@@ -94,7 +94,7 @@ def test_a_signal_to_one_rank_stops_all_at_one_step(tmp_path, job):
 
 
 def test_torchrun_forwards_usr1_where_the_job_scripts_tell_it_to(tmp_path, job):
-    option = next(w for w in (ROOT / "jobs" / "train.sbatch").read_text().split() if w.startswith("--signals-to-handle"))
+    option = next(w for w in (ROOT / "jobs" / "requeue.sh").read_text().split() if w.startswith("--signals-to-handle"))
     process, _ = job(2, "saves", option)
     process.send_signal(signal.SIGUSR1)
     steps, status = ended(process, tmp_path)

@@ -14,9 +14,11 @@ from hpcdiff import files
 from hpcdiff.command import run_command
 from hpcdiff.errors import UserError
 from hpcdiff.evaluate.inputs import Samples, open_inputs
-from hpcdiff.evaluate.run import measure
+from hpcdiff.evaluate.run import VERSION, measure
 from hpcdiff.launch import run_stage
+from hpcdiff.leaving import leave
 from hpcdiff.strict import refuse_difference
+from hpcdiff.versions import refuse_version
 from hpcdiff.world import World, launched_rank
 
 SECTIONS = ("task", "evaluate")
@@ -75,6 +77,7 @@ def _finished(target: Path, config) -> dict | None:
         stored = old["config"]
     except (ValueError, KeyError, TypeError):
         raise UserError("not a metrics file of ours", target, "evaluate --overwrite") from None
+    refuse_version("metrics file", old.get("version"), VERSION, target, "evaluate --overwrite")
     refuse_difference(stored, config.resolved(*SECTIONS), target, "evaluate")
     return old
 
@@ -94,4 +97,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import math
 from pathlib import Path
 
 import numpy as np
-import yaml
 
 from hpcdiff.errors import UserError
 from hpcdiff.evaluate.blocks import in_blocks
-from hpcdiff.maps import PARTS, MapFile, open_hdf5
+from hpcdiff.maps import PARTS, MapFile, has_format, interpreting, open_hdf5, refuse_hollow
 from hpcdiff.observe import ObservedMaps
-from hpcdiff.samples import find_shards, verify_shard
+from hpcdiff.plain import NotPlain, read_json, read_yaml
+from hpcdiff.samples import FORMAT, VERSION, find_shards, verify_shard
+from hpcdiff.versions import refuse_version
 from hpcdiff.world import World
-
-FORMAT = "hpcdiff-samples"
 
 
 class Samples:
@@ -31,12 +30,20 @@ class Samples:
         self.path = path
         if not path.exists() and (shards := path.with_name("samples.partial")).exists():
             raise UserError("sampling is not finished", shards, "run sample again")
-        with open_hdf5(path, "samples file") as f:
-            if f.attrs.get("format") != FORMAT:
+        with interpreting(path, "samples file"), open_hdf5(path, "samples file") as f:
+            if not has_format(f, FORMAT):
                 raise UserError("not a samples file", path, f"its root attribute `format` should be {FORMAT!r}")
-            self.attributes = {k: v.item() if isinstance(v, np.generic) else v for k, v in f.attrs.items()}
+            refuse_version("samples file", f.attrs.get("version"), VERSION, path, "sample --overwrite")
+            said = {k: v.item() if isinstance(v, np.generic) else v for k, v in f.attrs.items()}
+            self.attributes = {k: v for k, v in said.items() if isinstance(v, (str, int)) or (isinstance(v, float) and math.isfinite(v))}
+            for data in (f["catalog/view"], *f["samples"].values()):
+                refuse_hollow(data, path)
+            if f["catalog/view"].ndim != 1 or f["catalog/view"].dtype.kind not in "iu":
+                raise UserError("/catalog/view is no list of row numbers", path, "run sample again")
             self.views = f["catalog/view"][:].astype(np.int64)
             self.fields = sorted(f["samples"])
+            if odd := [name for name in self.fields if f["samples"][name].dtype.kind != "f"]:
+                raise UserError(f"/samples/{odd[0]} is {f['samples'][odd[0]].dtype}, not float32", path, "run sample again")
             shapes = {name: f["samples"][name].shape for name in self.fields}
         if not self.fields or not len(self.views):
             raise UserError("the samples file holds no samples", path, "run sample again")
@@ -48,9 +55,11 @@ class Samples:
                 )
         self.count, self.npix = shape[1], shape[2]
         try:
-            self.inputs = json.loads(self.attributes.get("inputs") or "{}")
-            self.config = yaml.safe_load(self.attributes.get("config") or "{}") or {}
-        except (ValueError, yaml.YAMLError):
+            self.inputs = read_json(str(self.attributes.get("inputs") or "{}"))
+            self.config = read_yaml(str(self.attributes.get("config") or "{}")) or {}
+            if not all(isinstance(part, dict) for part in (self.inputs, self.config, *self.config.values())):
+                raise NotPlain("no mapping of names")
+        except (NotPlain, AttributeError):
             raise UserError("its root attributes `inputs` and `config` are not JSON and YAML", path, "run sample again") from None
         self.control = self.attributes.get("control") or None
         self.shards = find_shards(path)
@@ -158,11 +167,7 @@ def depth_of(catalog: dict[str, np.ndarray], field: str) -> np.ndarray:
 
 def engine_of(maps: MapFile) -> str | None:
     """What made the simulation, from the map file's provenance; None where it does not say."""
-    try:
-        says = json.loads(maps.attributes.get("provenance") or "{}")
-    except (ValueError, TypeError):
-        return None
-    names = (str(says.get(key) or "") for key in ("simulation_engine", "engine", "simulation")) if isinstance(says, dict) else ()
+    names = (str(maps.provenance.get(key) or "") for key in ("simulation_engine", "engine", "simulation"))
     return next((name for name in names if name not in ("", "unknown")), None)
 
 

@@ -13,6 +13,8 @@ from hpcdiff.evaluate.about import model_config
 from hpcdiff.evaluate.bins import Bin
 from hpcdiff.evaluate.contest import read_statistics
 from hpcdiff.evaluate.look import field_name, part
+from hpcdiff.evaluate.run import FORMAT, VERSION
+from hpcdiff.versions import refuse_version
 
 DRAWS = 1000
 """Bootstrap draws over halos of a paired difference."""
@@ -50,7 +52,9 @@ class Run:
             ) from None
         except ValueError:
             raise UserError("not a metrics file of ours: it is no JSON", file, "run evaluate again") from None
-        whole = isinstance(self.metrics, dict) and self.metrics.get("format") == "hpcdiff-metrics"
+        whole = isinstance(self.metrics, dict) and self.metrics.get("format") == FORMAT
+        if whole:
+            refuse_version("metrics file", self.metrics.get("version"), VERSION, file, "run evaluate again (--overwrite)")
         if not whole or not part(self.metrics, "config", "task", "outputs") or not part(self.metrics, "profile", "all"):
             raise UserError("not a metrics file of ours", file, "run evaluate again")
         self.folder = file.absolute().parent

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from hpcdiff.evaluate.baselines import Baselines
+from hpcdiff.evaluate.baselines.training import chosen
 from hpcdiff.evaluate.blocks import in_blocks
 from hpcdiff.evaluate.inputs import Samples, cosmology, depth_of, engine_of, parts_of
 from hpcdiff.evaluate.reduce import reduce_views
@@ -17,6 +18,23 @@ from hpcdiff.structure import Structure
 from hpcdiff.world import World
 
 FORMAT, VERSION = "hpcdiff-metrics", 1
+
+
+def refuse_damaged(world: World, maps: MapFile, views: np.ndarray) -> None:
+    """Hold the maps of these views, and of the training views that the baselines read, against their checksums. Collective.
+
+    Raises:
+        UserError: some are damaged.
+    """
+    train = maps.rows("train")
+    rows = np.union1d(views, chosen(maps.catalog["halo_id"][train], train)) if len(train) else np.sort(views)
+
+    def check(block: np.ndarray) -> dict[str, np.ndarray]:
+        maps.refuse_damaged(block)
+        return {}
+
+    for _ in in_blocks(world, rows, check, " views of the maps checked", size=64):
+        pass
 
 
 def make_ruler(config, world: World, maps: MapFile, samples: Samples) -> Ruler:
@@ -56,6 +74,7 @@ def measure_views(world: World, maps: MapFile, samples: Samples, ruler: Ruler) -
 
 def measure(config, world: World, maps: MapFile, samples: Samples, made_from: dict[str, str]) -> dict | None:
     """The whole content of `metrics.json`, on rank 0; None elsewhere. Collective."""
+    refuse_damaged(world, maps, samples.views)
     ruler = make_ruler(config, world, maps, samples)
     columns = measure_views(world, maps, samples, ruler)
     if columns is None:

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from hpcdiff import files
 from hpcdiff.errors import Busy, UserError
+from hpcdiff.lock import Lock
 from hpcdiff.maps.layout import FORMAT, blocks, view_checksum
-from hpcdiff.maps.reader import open_hdf5
+from hpcdiff.maps.reader import has_format, open_hdf5
+from hpcdiff.maps.sound import interpreting, refuse_hollow
 from hpcdiff.maps.structure import config_of, layout_faults, other_faults
 from hpcdiff.world import World, threads_per_rank
 
@@ -50,7 +51,7 @@ class Findings:
 
 def refuse_busy(path: Path) -> None:
     """Raise a UserError if a `project` is at work in the folder of `path`."""
-    lock = files.Lock(path.absolute().parent / ".project.lock")
+    lock = Lock(path.absolute().parent / ".project.lock")
     if lock.path.exists():
         try:
             free = lock.acquire()
@@ -73,13 +74,18 @@ def check(path: str | Path) -> Findings:
     if path.suffix == ".partial":
         refuse_busy(path)
     with open_hdf5(path, "map file") as f:
-        if f.attrs.get("format") != FORMAT:
+        if not has_format(f, FORMAT):
             raise UserError("not a map file", path, f"its root attribute `format` should be {FORMAT!r}")
-        if (fault := next(layout_faults(f), None)) is not None:
+        with interpreting(path, "map file"):
+            fault = next(layout_faults(f), None)
+        if fault is not None:
             raise UserError(f"the map file's layout is damaged: {fault}", path, "make it again (--overwrite)")
-        catalog = {name: data[:] for name, data in f["catalog"].items()}
-        config = config_of(f.attrs)
-        wrong = list(other_faults(f, catalog, config))
+        with interpreting(path, "map file"):
+            for data in [*f["catalog"].values(), *f["fields"].values()]:
+                refuse_hollow(data, path)
+            catalog = {name: data[:] for name, data in f["catalog"].items()}
+            config = config_of(f.attrs)
+            wrong = list(other_faults(f, catalog, config))
         rows, stored = np.arange(len(catalog["halo_id"])), catalog["checksum"]
         state = np.empty(len(rows), "U1")
         with world.progress(len(rows), "views") as bar, ThreadPoolExecutor(threads_per_rank(world)) as pool:

@@ -10,8 +10,10 @@ import numpy as np
 
 from hpcdiff import files
 from hpcdiff.errors import Busy, UserError
+from hpcdiff.lock import Lock
 from hpcdiff.maps.check import check
-from hpcdiff.maps.reader import MapFile
+from hpcdiff.maps.reader import MapFile, open_hdf5
+from hpcdiff.maps.sound import refuse_leading_out
 from hpcdiff.maps.structure import config_of, rows_text
 
 
@@ -37,13 +39,15 @@ def clear(path: str | Path, rows: list[int] | None = None, halos: list[int] | No
         raise UserError("imported maps have no particles to be computed from", path, "import them again with --overwrite")
     if partial.exists():
         raise UserError("an unfinished map file stands beside it", partial, "run project again, or remove that one")
-    lock = files.Lock(path.absolute().parent / ".project.lock")
+    lock = Lock(path.absolute().parent / ".project.lock")
     if not lock.acquire():
         raise Busy(f"a project is at work ({lock.holder()})", path.absolute().parent, "wait for it or end it")
     try:
         chosen = _damaged(path) if rows is None and halos is None else _named(whole, rows or [], halos or [])
         if not len(chosen):
             return f"no view of {path} is damaged; nothing was changed"
+        with open_hdf5(path, "map file") as f:
+            refuse_leading_out(f, path, "project --overwrite")
         # first the name: whoever reads on under the final one must not find a view without a checksum
         os.replace(path, partial)
         files.sync(path.absolute().parent)

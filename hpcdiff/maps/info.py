@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import numpy as np
 from hpcdiff.maps.reader import MapFile
 from hpcdiff.maps.splits import PARTS
 from hpcdiff.maps.structure import config_of
+from hpcdiff.plain import NotPlain, read_json
 from hpcdiff.strict import to_yaml
 
 SAMPLE_VIEWS = 64
@@ -57,8 +57,8 @@ def _short(value: object) -> str:
 
 def _json(text: object) -> object:
     try:
-        return json.loads(str(text or "{}"))
-    except json.JSONDecodeError:
+        return read_json(str(text or "{}"))
+    except NotPlain:
         return str(text)
 
 

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping
 
 import h5py
 import numpy as np
-import yaml
 
 from hpcdiff.maps.layout import CATALOG, UNITS, VERSION
 from hpcdiff.maps.splits import split_ids
+from hpcdiff.plain import NotPlain, read_yaml
 from hpcdiff.sections import Split
 from hpcdiff.strict import build
 
@@ -23,8 +23,8 @@ def rows_text(rows: np.ndarray, most: int = 10) -> str:
 def config_of(attributes: Mapping[str, object]) -> dict:
     """The config that a map file stores, {} where another program left none; `import` is in that of an imported one."""
     try:
-        config = yaml.safe_load(str(attributes.get("config", "{}")))
-    except yaml.YAMLError:
+        config = read_yaml(str(attributes.get("config", "{}")))
+    except NotPlain:
         config = None
     return config if isinstance(config, dict) else {}
 

@@ -7,13 +7,16 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-import yaml
 
-from hpcdiff import files
+from hpcdiff import checked, files
 from hpcdiff.errors import UserError
-from hpcdiff.maps.layout import CATALOG, FORMAT, VERSION, intact, view_checksum
-from hpcdiff.maps.reader import brief, open_hdf5
+from hpcdiff.maps.layout import CATALOG, FORMAT, VERSION, catalog_crc, intact, view_checksum
+from hpcdiff.maps.reader import brief, open_hdf5, refuse_damaged_catalog
+from hpcdiff.maps.sound import interpreting, refuse_leading_out
+from hpcdiff.maps.structure import layout_faults
+from hpcdiff.plain import read_yaml
 from hpcdiff.strict import refuse_difference
+from hpcdiff.versions import refuse_version
 from hpcdiff.world import World
 
 CALL_BYTES = 2**31 - 1
@@ -61,9 +64,15 @@ class MapWriter:
 
     def _allocate(self, catalog: dict, fields: dict[str, dict], attributes: dict) -> None:
         if self.partial.exists():
-            with open_hdf5(self.partial, "unfinished map file") as f:
-                old, new = ({k: yaml.safe_load(a.get(k, "{}")) for k in ("config", "inputs")} for a in (f.attrs, attributes))
-                same = old == new
+            again = f"{self.stage} --overwrite"
+            with interpreting(self.partial, "unfinished map file"), open_hdf5(self.partial, "unfinished map file") as f:
+                refuse_leading_out(f, self.partial, again)
+                if (fault := next(layout_faults(f), None)) is not None:
+                    raise UserError(f"the unfinished map file's layout is damaged: {fault}", self.partial, again)
+                refuse_version("unfinished map file", f.attrs.get("version"), VERSION, self.partial, f"{self.stage} --overwrite")
+                old, new = ({k: read_yaml(str(a.get(k, "{}"))) for k in ("config", "inputs")} for a in (f.attrs, attributes))
+                refuse_damaged_catalog(f, self.partial, f"{self.stage} --overwrite")
+                same = old == new and sorted(f["fields"]) == self.fields
                 same = same and all(np.array_equal(f["catalog"][k][:], catalog[k], equal_nan=True) for k in CATALOG)
                 begun = f["catalog/checksum"][:].any()
             if same:
@@ -78,7 +87,8 @@ class MapWriter:
         if size * 1.001 + 2**20 > free:
             raise UserError(f"the maps need {size / 1e9:.3g} GB and {free / 1e9:.3g} GB are free", self.partial, "free some space")
         temporary = self.partial.with_name(self.partial.name + ".tmp")
-        with h5py.File(temporary, "w", alignment_threshold=2**16, alignment_interval=2**20) as f:
+        # the headers of this version have checksums; those of 1.10 would have to be cleared (h5clear) when their writer is killed
+        with checked.closing(h5py.File(temporary, "w", libver="v108", alignment_threshold=2**16, alignment_interval=2**20)) as f:
             f.attrs.update({"format": FORMAT, "version": VERSION, "npix": self.npix, **attributes})
             columns = {**{k: (t, s, catalog[k]) for k, (t, s) in CATALOG.items()}, "checksum": ("<u4", (), np.zeros(self.n))}
             for name in sorted(set(catalog) - set(columns)):  # the halo catalogue's further columns
@@ -87,7 +97,11 @@ class MapWriter:
                 _contiguous(f, f"catalog/{name}", (self.n, *shape), kind)[...] = value
             for name in self.fields:
                 _contiguous(f, f"fields/{name}", (self.n, self.npix, self.npix), "<f4").attrs.update(fields[name])
+            # of what should be there: of writes that fail while HDF5 closes a dataset nobody learns
+            f.attrs["crc32"] = catalog_crc({k: np.broadcast_to(np.asarray(v, t), (self.n, *s)) for k, (t, s, v) in columns.items()})
         files.sync(temporary)
+        with open_hdf5(temporary, "unfinished map file") as f:
+            refuse_damaged_catalog(f, temporary, "look to the file system, then run the same command again")
         os.replace(temporary, self.partial)
 
     def _verify(self, everything: bool = False) -> np.ndarray:
@@ -163,7 +177,7 @@ class MapWriter:
 
     def close(self) -> None:
         """Leave the file unfinished under its partial name, for the next run."""
-        self.file.close()
+        checked.close(self.file)
 
     def finish(self) -> None:
         """Check that every view is complete, and give the file its final name.
@@ -172,7 +186,11 @@ class MapWriter:
             UserError: a view's maps on disk are not those that were written.
         """
         with self.world.together():
-            self.file.flush()
+            try:
+                self.file.flush()
+            except (OSError, RuntimeError) as error:
+                checked.close(self.file, error)
+                raise
         done = self._verify(everything=True)
         with self.world.together():
             self.file.close()

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-
 from hpcdiff.launch import run_stage
+from hpcdiff.leaving import leave
 from hpcdiff.project.check import check
 from hpcdiff.project.stage import outputs, plan, work
 
@@ -15,4 +14,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

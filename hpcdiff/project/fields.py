@@ -159,6 +159,10 @@ def reads_gas(project: Project, kind: str) -> bool:
     return kind == "gas" and (cut or carried(project.fields, kind) != ["mass"])
 
 
+MOST_WEIGHT = 1e30
+"""What a particle may carry, in the units of `weights`: maps are float32, which ends at 3e38."""
+
+
 def weights(particles: Particles, names: list[str], project: Project) -> np.ndarray:
     """What each particle carries, float64 (n, len(names)); a map's value is the column density a Mpc^2 of it.
 
@@ -168,14 +172,22 @@ def weights(particles: Particles, names: list[str], project: Project) -> np.ndar
     `spectroscopic_t`: T times it in keV. Gas that `project.gas_cut` leaves out carries none of what the cut acts on.
 
     Raises:
-        UserError: numbers are out of the cooling table's range.
+        UserError: numbers are out of the cooling table's range, or of a map's.
     """
     fields = [field for field in project.gas_cut.fields if field != "gas" or field in project.fields]  # its mass is also total's
     acts = {name for field in fields for name in WEIGHTS_OF[field]}
     hot = _hot(particles, project.gas_cut) if particles.temperature is not None and acts & set(names) else None
     columns = []
     for name in names:
-        column = particles.mass if name == "mass" else _gas_weight(particles, name, project)
+        with np.errstate(all="ignore"):  # looked at below
+            column = particles.mass if name == "mass" else _gas_weight(particles, name, project)
+        if (bad := ~(np.abs(column) < MOST_WEIGHT)).any():
+            first = (
+                f"the first is particle {int(particles.index[np.argmax(bad)])}; {int(bad.sum())} in all; check the snapshot and its units"
+            )
+            raise UserError(
+                f"particles whose {name} is not finite or beyond {MOST_WEIGHT:g}, which no map holds", "project.snapshot", first
+            )
         columns.append(column if hot is None or name not in acts else np.where(hot, column, 0.0))
     return np.stack(columns, axis=-1)
 

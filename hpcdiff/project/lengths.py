@@ -7,7 +7,7 @@ import re
 
 import numpy as np
 
-from hpcdiff.cosmology import Background
+from hpcdiff.cosmology import Background, colossus_cosmology
 from hpcdiff.errors import UserError, nearest
 from hpcdiff.sections import Project
 from hpcdiff.snapshot import Halos
@@ -122,13 +122,10 @@ def radius_of_nfw(mass_200m: np.ndarray, name: str, redshift: float, background:
 @functools.lru_cache(maxsize=8)
 def _radius_ratio(name: str, redshift: float, background: Background, low: float, high: float) -> tuple[np.ndarray, np.ndarray]:
     """log10 M200m between `low` and `high`, and `name` over R200m there."""
-    from colossus.cosmology import cosmology
     from colossus.halo import concentration, mass_defs
 
     b = background
-    baryons = max(b.Ob0, 1e-6)  # the transfer function has none for 0, and this is its limit
-    numbers = {"H0": 100 * b.h, "Om0": b.Om0, "Ob0": baryons, "sigma8": b.sigma8, "ns": b.ns, "Tcmb0": b.Tcmb0}
-    cosmology.setCosmology("hpcdiff", {"flat": True, "relspecies": False, "persistence": "", **numbers})
+    colossus_cosmology(b)
     grid = np.linspace(low, high, MASSES_OF_GRID)
     c = concentration.concentration(10**grid * b.h, "200m", redshift, model="diemer19")
     wanted = name[1:].lower()

@@ -6,13 +6,13 @@ import json
 from pathlib import Path
 
 import numpy as np
-import yaml
 
 from hpcdiff import maps
 from hpcdiff.config import Config
 from hpcdiff.cosmology import Background
 from hpcdiff.errors import Stopped, UserError
 from hpcdiff.launch import provenance
+from hpcdiff.plain import read_json
 from hpcdiff.project import fields
 from hpcdiff.project.forecast import forecast, ranks_of_launcher
 from hpcdiff.project.lengths import check_lengths
@@ -126,7 +126,7 @@ def _prepare(config: Config, world: World, final: Path) -> str | tuple:
         stored = maps.MapFile(final).attributes
         if not {"config", "inputs"} <= set(stored):
             return f"{final} is finished already (another program made it, so its config and inputs are not compared)"
-        old = yaml.safe_load(stored["config"])
+        old = maps.config_of(stored)
         refuse_difference({"project": old.get("project")}, sections, final, "project")
         try:
             snapshot, halos = open_inputs(config)
@@ -144,7 +144,8 @@ def _prepare(config: Config, world: World, final: Path) -> str | tuple:
     if final.exists():
         refuse_difference(old, sections, final, "project")
         if stored.get("inputs") != inputs:
-            refuse_difference({"inputs": json.loads(stored["inputs"])}, {"inputs": json.loads(inputs)}, final, "project")
+            with maps.interpreting(final, "map file"):
+                refuse_difference({"inputs": read_json(str(stored["inputs"]))}, {"inputs": json.loads(inputs)}, final, "project")
         return f"{final} is finished already, {len(catalog['halo_id'])} views; nothing to do"
     attributes = {**vars(snapshot.background), "redshift": snapshot.redshift, "box_mpc": snapshot.box}
     width, depth = (maps.shared(catalog[f"{key}_mpc"]) for key in ("width", "depth"))
@@ -200,8 +201,7 @@ def _project(config: Config, world: World, snapshot: Snapshot, halos: Halos, cat
 
 def _engine_of(snapshot: Snapshot) -> str:
     """What made the snapshot: the embedded simulation's engine, the run's label, or unknown."""
-    with maps.open_hdf5(snapshot.paths[0], "snapshot") as f:
-        if f.attrs.get("format") == "hpcdiff-snapshot":
-            config = yaml.safe_load(f.attrs.get("config", "{}"))
-            return str(f.attrs.get("engine") or config.get("simulate", {}).get("engine", "hpcdiff"))
+    with maps.interpreting(snapshot.paths[0], "snapshot"), maps.open_hdf5(snapshot.paths[0], "snapshot") as f:
+        if maps.has_format(f, "hpcdiff-snapshot"):
+            return str(f.attrs.get("engine") or maps.config_of(f.attrs).get("simulate", {}).get("engine", "hpcdiff"))
         return str(np.ravel(f["Header"].attrs.get("RunLabel", "unknown"))[0])

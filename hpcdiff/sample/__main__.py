@@ -9,6 +9,7 @@ from pathlib import Path
 from hpcdiff.command import run_command
 from hpcdiff.config import Config
 from hpcdiff.launch import run_stage
+from hpcdiff.leaving import leave
 from hpcdiff.sample.cluster.options import USAGE, is_cluster
 from hpcdiff.world import World
 
@@ -74,4 +75,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

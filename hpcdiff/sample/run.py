@@ -63,6 +63,7 @@ def sample(config: Config, world: World) -> str:
     with world.together():
         model = load_model(config.model_path()).to(world.device)
         job = prepare(config, maps, model, samples)
+        maps.refuse_damaged(np.array_split(np.unique(job.source), world.size)[world.rank])
     shards = Shards(config.dir, header, EXEMPT, model.outputs, job.views, (samples, maps.npix, maps.npix))
     have = None
     with world.together():

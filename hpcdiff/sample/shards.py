@@ -14,17 +14,18 @@ from pathlib import Path
 
 import numpy as np
 
-from hpcdiff.maps import open_hdf5  # first: it sets HDF5's locking before h5py is imported
+from hpcdiff.maps import has_format, interpreting, open_hdf5  # first: it sets HDF5's locking before h5py is imported
 
 # isort: split
 import h5py
-import yaml
 
-from hpcdiff import files
+from hpcdiff import checked, files
 from hpcdiff.config import Config
 from hpcdiff.errors import UserError
+from hpcdiff.plain import read_json, read_yaml
 from hpcdiff.samples import FORMAT, SHARD_FORMAT, VERSION, checksum, read_shard
 from hpcdiff.strict import refuse_difference
+from hpcdiff.versions import OtherVersion, refuse_version
 
 MOST = 192
 """Shards of a finished run, at most. HDF5 keeps every file of a virtual dataset open that it has read from, and where it may open no more
@@ -60,7 +61,7 @@ class Shards:
         path = self.folder / "run.json"
         if path.exists():
             try:
-                old = json.loads(path.read_text())
+                old = read_json(path.read_text())
                 refuse_change(old, self.header, self.folder, self.exempt)
             except (ValueError, KeyError, TypeError, AttributeError):
                 raise UserError("the unfinished samples cannot be read", path, "sample --overwrite") from None
@@ -74,20 +75,24 @@ class Shards:
         """Which samples are in whole shards, bool (M, S); damaged shards are removed, to be drawn again. On rank 0.
 
         Raises:
-            UserError: a shard of another run lies among them; the disk has no room for what is left.
+            UserError: a shard of another run or version lies among them; the disk has no room for what is left.
         """
         have, place = np.zeros((len(self.views), self.shape[0]), bool), {int(v): i for i, v in enumerate(self.views)}
         for path in self._paths():
             try:
                 views, numbers, crc, about = read_shard(path)
-                whole = crc == int(about["crc32"])
-            except (UserError, KeyError):
+                whole = crc == int(about["crc32"]) and self._fits(path, len(views), numbers)
+            except OtherVersion:
+                raise
+            except (UserError, KeyError, TypeError, ValueError, OverflowError):  # its crc32 is no number either
                 whole = False
             if not whole:
                 files.remove(path)
                 continue
             if about.get("run") != self.run_id:
                 raise UserError("a shard of another run (seed, maps, model or settings) lies among the samples", path, "sample --overwrite")
+            if not set(views.tolist()) <= place.keys():
+                raise UserError("a shard among the samples is of other views", path, "sample --overwrite")
             rows = [place[int(v)] for v in views], numbers
             if have[rows].all():  # killed while shards were joined
                 files.remove(path)
@@ -97,6 +102,18 @@ class Shards:
             raise UserError(f"the samples need {size / 1e9:.3g} GB and {free / 1e9:.3g} GB are free", self.folder, "free some space")
         return have
 
+    def _fits(self, path: Path, n: int, numbers: np.ndarray) -> bool:
+        """Are a shard's fields, their shapes and its sample numbers such as this run writes?"""
+        with open_hdf5(path, "shard") as f:
+            shapes = {name: data.shape for name, data in f["samples"].items()}
+        wanted = dict.fromkeys(self.outputs, (n, *self.shape[1:]))
+        return (
+            shapes == wanted
+            and numbers.shape == (n,)
+            and numbers.dtype.kind in "iu"
+            and bool(((numbers >= 0) & (numbers < self.shape[0])).all())
+        )
+
     def write(self, views: np.ndarray, numbers: np.ndarray, maps: dict[str, np.ndarray]) -> None:
         """Write one batch: views and sample numbers int64 (n,), maps {field: float32 (n, npix, npix)}; the file appears when it is whole."""
         self._put(self.folder / f"part-{int(views[0]):012d}-{int(numbers[0]):06d}.h5", views, numbers, maps)
@@ -105,12 +122,11 @@ class Shards:
         maps = {name: np.ascontiguousarray(maps[name], "<f4") for name in self.outputs}
         temporary = self.folder / f".{path.name}.{os.getpid()}.tmp"
         try:
-            with h5py.File(temporary, "w") as f:
+            with checked.create(temporary, None) as f:
                 f.attrs.update({"format": SHARD_FORMAT, "version": VERSION, "run": self.run_id, "crc32": checksum(views, numbers, maps)})
                 f["catalog/view"], f["catalog/sample"] = np.asarray(views, "<i8"), np.asarray(numbers, "<i8")
                 for name, m in maps.items():
                     f[f"samples/{name}"] = m
-            files.sync(temporary)
             os.replace(temporary, path)
         finally:
             with contextlib.suppress(OSError):
@@ -139,14 +155,15 @@ class Shards:
             view = self.views[np.flatnonzero(~have)[0] // s]
             raise UserError(f"{(~have).sum()} samples are missing (first of view {view})", self.folder, "run sample again")
         partial = self.path.with_name(self.path.name + ".partial")
-        with h5py.File(partial, "w") as f:
+        with checked.create(partial) as f:
             f.attrs.update({"format": FORMAT, "version": VERSION, **attributes})
-            f["catalog/view"] = np.asarray(self.views, np.int64)
+            checked.put(f, "catalog/view", np.asarray(self.views, np.int64))
             for name, layout in layouts.items():
                 f.create_virtual_dataset(f"samples/{name}", layout, fillvalue=np.nan)
             names, sizes, crcs = zip(*table, strict=True)
             f["shards/name"] = np.array(names, h5py.string_dtype())
-            f["shards/bytes"], f["shards/crc32"] = np.array(sizes, np.int64), np.array(crcs, np.uint32)
+            checked.put(f, "shards/bytes", np.array(sizes, np.int64))
+            checked.put(f, "shards/crc32", np.array(crcs, np.uint32))
         files.sync(partial)
         files.sync(self.folder)
         files.remove(self.final)
@@ -204,12 +221,13 @@ def stored_header(path: Path) -> dict | None:
     Raises:
         UserError: it is not a whole samples file.
     """
-    with open_hdf5(path, "samples file") as f:
-        if f.attrs.get("format") != FORMAT:
+    with interpreting(path, "samples file"), open_hdf5(path, "samples file") as f:
+        if not has_format(f, FORMAT):
             raise UserError("not a samples file", path, "sample --overwrite")
+        refuse_version("samples file", f.attrs.get("version"), VERSION, path, "sample --overwrite")
         if not {"config", "inputs"} <= set(f.attrs):
             return None
-        return {"config": yaml.safe_load(str(f.attrs["config"])), "inputs": json.loads(f.attrs["inputs"])}
+        return {"config": dict(read_yaml(str(f.attrs["config"]))), "inputs": dict(read_json(str(f.attrs["inputs"])))}
 
 
 def refuse_change(old: dict, new: dict, where: Path, exempt: tuple[str, ...]) -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-
 from hpcdiff.launch import run_stage
+from hpcdiff.leaving import leave
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -35,4 +34,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

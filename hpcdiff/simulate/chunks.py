@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import zipfile
+import zlib
 from pathlib import Path
 
 os.environ.setdefault("HDF5_USE_FILE_LOCKING", "BEST_EFFORT")  # scratch file systems often have no locks
@@ -11,7 +13,8 @@ os.environ.setdefault("HDF5_USE_FILE_LOCKING", "BEST_EFFORT")  # scratch file sy
 import h5py
 import numpy as np
 
-from hpcdiff import cosmology, files
+from hpcdiff import checked, cosmology, files
+from hpcdiff.errors import UserError
 from hpcdiff.simulate import profiles
 from hpcdiff.simulate.cluster import draw_cluster
 from hpcdiff.simulate.neighbours import smoothing
@@ -54,6 +57,45 @@ def write_draw(plan: Plan, folder: Folder, block: int) -> None:
     os.replace(temporary, path)
 
 
+def read_draw(folder: Folder, block: int, *names: str) -> list[np.ndarray]:
+    """Arrays of a block's draw, checked against the file's own CRC-32.
+
+    Raises:
+        UserError: it is gone or damaged.
+    """
+    path = folder.draw(block)
+    try:
+        with np.load(path) as f:
+            return [f[name] for name in names]
+    except (FileNotFoundError, KeyError, ValueError, EOFError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error):
+        raise UserError("a draw is gone or damaged", path, "run simulate again, which draws it again") from None
+
+
+def damaged(folder: Folder, block: int) -> list[Path]:
+    """Files of this block that a killed run has left and that are not as they were written: they must be made again."""
+    found = []
+    if folder.draw(block).exists():
+        try:
+            read_draw(folder, block, "dm", "gas", "pressure", "temperature")
+        except UserError:
+            found.append(folder.draw(block))
+    if folder.chunk(block).exists() and not whole(folder.chunk(block)):
+        found.append(folder.chunk(block))
+    return found
+
+
+def whole(chunk: Path) -> bool:
+    """Is a chunk as it was written, by its checksums?"""
+    try:
+        with h5py.File(chunk) as f:
+            checked.read_through(f)
+    except (OSError, RuntimeError, KeyError) as error:
+        if getattr(error, "errno", None):
+            raise  # the disk does not give it now: no damage
+        return False
+    return True
+
+
 class Surroundings:
     """Reads the particles in and around a block, through periodic walls."""
 
@@ -89,14 +131,12 @@ class Surroundings:
 
 
 def _positions(folder: Folder, block: int, kind: str) -> np.ndarray:
-    with np.load(folder.draw(block)) as f:
-        return f[kind]
+    return read_draw(folder, block, kind)[0]
 
 
 def write_chunk(plan: Plan, folder: Folder, block: int, provenance: str, threads: int) -> None:
     """Smoothing lengths, densities and energies of a block's particles, into its chunk of the snapshot."""
-    with np.load(folder.draw(block)) as f:
-        drawn = Drawn(*(f[name] for name in ("dm", "gas", "pressure", "temperature")))
+    drawn = Drawn(*read_draw(folder, block, "dm", "gas", "pressure", "temperature"))
     around = Surroundings(plan, folder, block)
     margin = plan.first_margin()
     h_dm, _ = smoothing(drawn.dm, lambda m: around(m, "dm"), margin, False, threads)
@@ -107,7 +147,7 @@ def write_chunk(plan: Plan, folder: Folder, block: int, provenance: str, threads
     ids = np.concatenate([plan.first[c] + np.arange(plan.n_cell[c]) for c in plan.blocks[block]]).astype("<u8")
     path = folder.chunk(block)
     temporary = path.with_name(path.name + ".tmp")
-    with h5py.File(temporary, "w") as f:
+    with checked.create(temporary) as f:
         f.attrs.update(
             {"format": "hpcdiff-snapshot", "version": 1, "config": stored(plan.config), "provenance": provenance, "inputs": "{}"}
         )
@@ -118,14 +158,13 @@ def write_chunk(plan: Plan, folder: Folder, block: int, provenance: str, threads
         ):
             inside = (x * kpc) % (plan.side * kpc)
             inside[inside >= plan.side * kpc] = 0.0  # the remainder of a tiny negative number
-            f[f"{group}/Coordinates"] = inside
-            f[f"{group}/Masses"] = np.full(len(x), m / mass, "<f4")
-            f[f"{group}/SmoothingLength"] = (h * kpc).astype("<f4")
-            f[f"{group}/ParticleIDs"] = ids + np.uint64(first)
-        f["PartType0/Density"] = (plan.m_gas * number / mass / kpc**3).astype("<f4")
-        f["PartType0/InternalEnergy"] = energy.astype("<f4")
-        f["PartType0/ElectronAbundance"] = np.full(len(drawn.gas), profiles.X_E, "<f4")
-    files.sync(temporary)
+            checked.put(f, f"{group}/Coordinates", inside)
+            checked.put(f, f"{group}/Masses", np.full(len(x), m / mass, "<f4"))
+            checked.put(f, f"{group}/SmoothingLength", (h * kpc).astype("<f4"))
+            checked.put(f, f"{group}/ParticleIDs", ids + np.uint64(first))
+        checked.put(f, "PartType0/Density", (plan.m_gas * number / mass / kpc**3).astype("<f4"))
+        checked.put(f, "PartType0/InternalEnergy", energy.astype("<f4"))
+        checked.put(f, "PartType0/ElectronAbundance", np.full(len(drawn.gas), profiles.X_E, "<f4"))
     os.replace(temporary, path)
 
 
@@ -185,9 +224,8 @@ def write_halos(plan: Plan, path: Path, provenance: str) -> None:
     for name in clusters[0].columns():
         columns[name] = np.array([c.columns()[name] for c in clusters])
     temporary = path.with_name(path.name + ".tmp")
-    with h5py.File(temporary, "w") as f:
+    with checked.create(temporary) as f:
         f.attrs.update({"format": "hpcdiff-halos", "version": 1, "config": stored(plan.config), "provenance": provenance, "inputs": "{}"})
         for name, value in columns.items():
-            f[name] = value
-    files.sync(temporary)
+            checked.put(f, name, value)
     os.replace(temporary, path)

@@ -8,7 +8,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from hpcdiff.cosmology import Background
+from hpcdiff.cosmology import Background, colossus_cosmology
 from hpcdiff.simulate import history, profiles
 from hpcdiff.simulate.plan import Plan
 
@@ -138,15 +138,6 @@ def draw_cluster(plan: Plan, cell: int, rng: np.random.Generator) -> Cluster:
         mass_500c=float(m500),
         radius_500c=float(r500),
     )
-
-
-def colossus_cosmology(background: Background):
-    """Tell colossus the cosmology, and return its own object."""
-    from colossus.cosmology import cosmology
-
-    b = background
-    numbers = {"H0": 100 * b.h, "Om0": b.Om0, "Ob0": b.Ob0, "sigma8": b.sigma8, "ns": b.ns, "Tcmb0": b.Tcmb0}
-    return cosmology.setCosmology("hpcdiff", {"flat": True, "relspecies": False, "persistence": "", **numbers})
 
 
 @functools.lru_cache(maxsize=4)

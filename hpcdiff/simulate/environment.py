@@ -13,7 +13,7 @@ import numpy as np
 from scipy import fft
 from scipy.ndimage import map_coordinates
 
-from hpcdiff.cosmology import Background
+from hpcdiff.cosmology import Background, colossus_cosmology
 
 SMOOTHING = 2.5
 """Gaussian smoothing of the linear field, comoving Mpc."""
@@ -118,8 +118,6 @@ def mesh_cells(side: float) -> int:
 
 def _linear_power(background: Background, k: np.ndarray) -> np.ndarray:
     """Linear power spectrum today, Mpc^3, at k in 1/Mpc; 0 at k = 0."""
-    from hpcdiff.simulate.cluster import colossus_cosmology
-
     h, positive = background.h, k[k > 0]
     grid = np.geomspace(positive.min(), positive.max() * (1 + 1e-9), 400)
     power = colossus_cosmology(background).matterPowerSpectrum(grid / h) / h**3

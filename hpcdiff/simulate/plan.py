@@ -139,12 +139,12 @@ class Plan:
         return int(self.n_total * (BYTES_OF_CHUNK + BYTES_OF_DRAW)) + 2**16 * len(self.blocks)
 
     def memory_bytes(self) -> int:
-        """Bytes of one rank at most: the surroundings of a block with their tree, and one slab of distances."""
+        """Bytes of one rank at most: the surroundings of a block with their tree, one slab of distances, and its chunk file."""
         reach = self.block_edge * self.cell + 2 * (STRAY * self.cell + self.first_margin())
         around = 1.5 * self.n_total / self.side**3 * reach**3
         own = max(self.n_cell[b].sum() for b in self.blocks)
         mesh = BYTES_OF_MESH * mesh_cells(self.side) ** 3
-        return int(around * 24 * 4 + own * 300 + mesh + BYTES_OF_QUERY) + 120_000_000
+        return int(around * 24 * 4 + own * 400 + mesh + BYTES_OF_QUERY) + 120_000_000
 
     def fitting(self, free: float) -> str:
         """What to do where a rank has only this much memory (bytes)."""

@@ -45,6 +45,12 @@ def simulate(config: Config, world: World) -> str:
     where = world.broadcast(str(folder.chunks))
     folder.chunks = Path(where)
     blocks = range(len(plan.blocks))
+    with world.together():  # what an earlier run has left is taken up only if it is whole
+        bad = [str(path) for block in blocks[world.rank :: world.size] for path in chunks.damaged(folder, block)]
+        for path in bad:
+            files.remove(path)
+    for path in sorted(path for part in world.allgather(bad) for path in part):
+        world.print(f"hpcdiff simulate: {path} is damaged and is made again")
     missing = [b for b in blocks if not folder.chunk(b).exists()] if world.main else None
     missing = world.broadcast(missing)
 
@@ -84,7 +90,12 @@ def prepare(config: Config, plan: Plan, folder: Folder, here: int) -> None:
     """Make or take up the unfinished run, and see that it fits on the disk and into memory."""
     ours = folder.config.exists()
     if ours:
-        old = yaml.safe_load(folder.config.read_text())
+        try:
+            old = yaml.safe_load(folder.config.read_text())
+        except (UnicodeDecodeError, yaml.YAMLError):
+            old = None
+        if not isinstance(old, dict):
+            raise UserError("the unfinished run's config is damaged", folder.config, "simulate --overwrite")
         refuse_difference(old, yaml.safe_load(chunks.stored(config)), folder.partial, "simulate")
     elif folder.snapshot.exists():
         raise UserError(

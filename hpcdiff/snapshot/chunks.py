@@ -11,7 +11,7 @@ import numpy as np
 
 from hpcdiff.cosmology import MPC_CM, Background
 from hpcdiff.errors import UserError
-from hpcdiff.maps import open_hdf5
+from hpcdiff.maps import interpreting, open_hdf5
 from hpcdiff.snapshot.contents import check_behind, check_links
 from hpcdiff.snapshot.dialects import KINDS, Dialect, recognise
 from hpcdiff.snapshot.header import COSMOLOGY, Header, read_header
@@ -49,6 +49,11 @@ def open_snapshot(where: str | Path, cosmology: Background, given: frozenset[str
         UserError: files missing, damaged, there twice, of several runs or not a snapshot; counts or datasets that do not fit;
             not cosmological, not flat, not a cube; the cosmology contradicts the config; Om0 or h in neither of them.
     """
+    with interpreting(where, "snapshot"):
+        return _open(where, cosmology, given)
+
+
+def _open(where: str | Path, cosmology: Background, given: frozenset[str] | set[str]) -> Snapshot:
     paths = snapshot_paths(where)
     dialect = _dialect(paths)
     headers = [read_header(path, dialect) for path in paths]

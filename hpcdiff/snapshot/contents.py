@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 
 from hpcdiff.errors import UserError
-from hpcdiff.maps import open_hdf5
+from hpcdiff.maps import open_hdf5, refuse_hollow
 from hpcdiff.snapshot.dialects import DIALECTS, KINDS, Column, Dialect, columns_of
 
 CUTOUT = ("CutoutID", "CutoutType", "CutoutRequest", "RegionExtracted")
@@ -18,6 +18,8 @@ GROUP_NUMBERS = {column.name for dialect in DIALECTS.values() for column in dial
 """Datasets that may be missing behind a link."""
 FEW = 8
 """Rows from which a copy of a chunk is known."""
+MOST_BYTES = 1e13 * 3 * 8
+"""Of a column: positions of more particles than any simulation has."""
 
 
 @dataclass
@@ -69,6 +71,8 @@ def contents_of(f: h5py.File, header: dict, dialect: Dialect, path: Path) -> Con
                     del columns["group"]  # it often stands in files of its own, and few need it
                 data = {"Coordinates": coordinates, **{column.name: group[column.name] for column in columns.values()}}
                 _agree(data, name, path)
+                for values in data.values():
+                    refuse_hollow(values, path, MOST_BYTES)  # it is read in slabs, and may be sparse
                 _virtual(data, out.behind)
                 ids = data[columns["ids"].name][:FEW].tolist() if "ids" in columns else None
                 out.start[kind] = ids, coordinates[:FEW].tolist()

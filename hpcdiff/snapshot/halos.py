@@ -12,7 +12,7 @@ import numpy as np
 
 from hpcdiff.cosmology import Background
 from hpcdiff.errors import UserError, nearest
-from hpcdiff.maps import CATALOG
+from hpcdiff.maps import CATALOG, interpreting
 from hpcdiff.snapshot.catalogues import READERS, Request, Table, find_format, read_table
 from hpcdiff.snapshot.catalogues.checks import check_header, check_members, check_positions, check_radii
 
@@ -90,12 +90,13 @@ def read_halos(
     if format != "auto" and format not in READERS:
         raise UserError(f"no format of halo catalogues is called {format!r}{nearest(format, READERS)}", "project.catalog", "or use auto")
     request = Request(background, redshift, box, snapshot, None if mass_range is None else tuple(mass_range))
-    source = find_format(path) if format == "auto" else format
-    table = read_table(path, source, request)
-    check_header(table.about, request, path)
-    _check_numbers(table.columns, request, path)
-    check_members(table.members, request, path)
-    return _halos(table, source, request, path)
+    with interpreting(path, "halo catalogue"):
+        source = find_format(path) if format == "auto" else format
+        table = read_table(path, source, request)
+        check_header(table.about, request, path)
+        _check_numbers(table.columns, request, path)
+        check_members(table.members, request, path)
+        return _halos(table, source, request, path)
 
 
 def _check_numbers(columns: dict[str, np.ndarray], request: Request, path: Path) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from hpcdiff.cosmology import MPC_CM, MSUN_G, Background
 from hpcdiff.errors import UserError
-from hpcdiff.maps import open_hdf5
+from hpcdiff.maps import interpreting, open_hdf5
 from hpcdiff.snapshot.cells import Cells, read_cells
 from hpcdiff.snapshot.dialects import DIALECTS, KINDS, Column
 from hpcdiff.snapshot.particles import Particles, Rows, joined, refuse_bad, refuse_twice
@@ -105,7 +105,7 @@ class Snapshot:
                 self.require(kind, quantity)
         parts = []
         for path, offset, a, b in self._runs(kind, start, stop):
-            with open_hdf5(path, "snapshot") as f:
+            with interpreting(path, "snapshot"), open_hdf5(path, "snapshot") as f:
                 rows = self._rows(f, kind, a, b)
                 part = self._particles(rows, kind, mu_e, gas and kind == "gas")
                 part.ids = rows.stored("ids") if ids else None
@@ -131,7 +131,7 @@ class Snapshot:
         """
         parts = []
         for path, offset, a, b in self._runs(kind, start, stop):
-            with open_hdf5(path, "snapshot") as f:
+            with interpreting(path, "snapshot"), open_hdf5(path, "snapshot") as f:
                 rows = self._rows(f, kind, a, b)
                 part = Particles(np.arange(a, b) + offset, rows.position(), np.ones(b - a))
                 settled = rows.settled()
@@ -200,7 +200,7 @@ class Snapshot:
         """Which rows of a kind lie where in the box, by the snapshot's own index; None where it has none."""
         if not self.indexed or not self.count(kind):
             return None
-        with open_hdf5(self.paths[0], "snapshot") as f:
+        with interpreting(self.paths[0], "snapshot"), open_hdf5(self.paths[0], "snapshot") as f:
             return read_cells(f, f"PartType{KINDS[kind]}", self.count(kind), self.to_mpc)
 
     def describe(self) -> list[str]:

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from hpcdiff import files
 from hpcdiff.errors import Busy, Stopped
+from hpcdiff.lock import Lock
 from hpcdiff.stop import StopSign
 from hpcdiff.sweep.members import Member
 from hpcdiff.sweep.spec import Sweep
@@ -99,7 +100,7 @@ def run_here(sweep: Sweep, members: list[Member], places: int) -> None:
     Raises:
         Busy: another process runs this sweep. Stopped: a signal, a file `stop` or the end of the Slurm job came; every stage has saved.
     """
-    lock = files.Lock(sweep.folder / ".sweep.lock")
+    lock = Lock(sweep.folder / ".sweep.lock")
     if not lock.acquire():
         raise Busy(f"another process runs this sweep ({lock.holder()})", sweep.folder, "wait for it or end it")
     crew = Crew(sweep, places)

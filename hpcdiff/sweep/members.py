@@ -13,6 +13,7 @@ from hpcdiff.config import Config, read_config
 from hpcdiff.errors import UserError
 from hpcdiff.strict import difference
 from hpcdiff.sweep.spec import Sweep, base_config
+from hpcdiff.versions import refuse_version
 
 FORMAT, VERSION = "hpcdiff-sweep", 1
 LONGEST = 64
@@ -153,4 +154,5 @@ def read_members(folder: Path) -> dict:
         raise UserError(f"the list of members cannot be read ({error})", path, "take another dir") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError("this is no list of members", path, "take another dir")
+    refuse_version("list of members", content.get("version"), VERSION, path, "take another dir")
     return content

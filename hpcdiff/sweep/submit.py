@@ -36,9 +36,10 @@ def _call(*words: str) -> subprocess.CompletedProcess:
 
 
 def queued(folder: Path) -> set[int]:
-    """Members that Slurm still holds, waiting or running, of the arrays submitted before."""
-    path, found = folder / "submitted.json", set()
-    for job in json.loads(path.read_text())["jobs"] if path.exists() else []:
+    """Members that Slurm still holds, waiting or running, of the arrays submitted before and of the links that their tasks chained."""
+    path, links, found = folder / "submitted.json", folder / "chained", set()
+    jobs = json.loads(path.read_text())["jobs"] if path.exists() else []
+    for job in [*jobs, *(links.read_text().split() if links.exists() else [])]:
         done = _call("squeue", "--noheader", "--array", f"--jobs={job}", "--format=%K")  # fails for a job that Slurm has forgotten
         found |= {int(word) for word in done.stdout.split() if word.isdigit()} if done.returncode == 0 else set()
     return found

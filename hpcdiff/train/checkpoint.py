@@ -25,6 +25,9 @@ from hpcdiff.train.pieces import Piece
 from hpcdiff.train.saving import Save, whole_names
 from hpcdiff.world import World
 
+UNREADABLE = (safetensors.SafetensorError, AssertionError, LookupError, TypeError, ValueError, RuntimeError)
+"""What DCP's reader says of files that hold something else than they are read for."""
+
 
 class Checkpoints:
     """The checkpoints of a run: saved in the background, checked, loaded. Every method is collective."""
@@ -160,7 +163,7 @@ class Checkpoints:
                 raise UserError(f"the checkpoint has {_some(left)}, and this network has not", folder, how)
             try:
                 storage.read(folder, manifest["files"], wanted)
-            except safetensors.SafetensorError as error:
+            except UNREADABLE as error:  # whole by its hashes, and yet not what its manifest says
                 raise UserError(f"the checkpoint cannot be read ({error})", folder, "remove it, an older one is taken then") from None
 
     def _checked(self, path: Path) -> dict:

@@ -185,7 +185,7 @@ def _info(config: Config, world: World, data: TrainingData, parameters: int) -> 
         "parameters": parameters,
         "training_views": data.n_train,
         "inputs": {"maps": agreement.fingerprint(config)},
-        "engine": json.loads(data.files[0].attributes.get("provenance", "{}")).get("simulation_engine"),
+        "engine": data.files[0].provenance.get("simulation_engine"),
         "provenance": json.loads(provenance(world)) if world.main else {},  # it starts processes, and rank 0 alone writes it
     }
 

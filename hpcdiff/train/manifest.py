@@ -8,6 +8,7 @@ import math
 from pathlib import Path
 
 from hpcdiff.errors import UserError
+from hpcdiff.plain import read_json
 
 FORMAT, VERSION = "hpcdiff-checkpoint", 2
 NAME = "manifest.json"
@@ -45,7 +46,7 @@ def parse(text: str, folder: Path) -> dict:
         UserError: it was written by another version.
     """
     try:
-        manifest = json.loads(text)
+        manifest = read_json(text)
         if manifest["format"] != FORMAT:
             raise Damaged(f"its format is {manifest['format']!r}")
         own = manifest.get("sha256")

@@ -6,12 +6,14 @@ import contextlib
 import json
 import math
 import os
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpcdiff import files
+from hpcdiff.errors import disk_error
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -61,6 +63,7 @@ class Monitor:
         self.tags = TAGS | noise_tags(edges)
         self.first = images + 1 if images else 0  # TensorBoard drops what its earlier files have from this step on
         _outlast(run_dir / "tensorboard")
+        threading.excepthook = _excepthook
         self.board = SummaryWriter(run_dir / "tensorboard", purge_step=self.first, flush_secs=30)
 
     def _drop_after(self, images: int) -> None:
@@ -107,6 +110,13 @@ class Monitor:
         """Flush TensorBoard's files."""
         with contextlib.suppress(OSError):  # a full disk at this point costs the last curve, not the training
             self.board.close()
+        threading.excepthook = threading.__excepthook__
+
+
+def _excepthook(args: threading.ExceptHookArgs) -> None:
+    """What the disk does to TensorBoard's writing thread is raised again by `flush`: no traceback before it."""
+    if disk_error(args.exc_value) is None:
+        threading.__excepthook__(args)
 
 
 def _outlast(folder: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from conftest import make_maps
 from small_file import part, some_maps, writer
 
-from hpcdiff import files
+from hpcdiff.lock import Lock
 from hpcdiff.maps.__main__ import main
 from hpcdiff.maps.check import check
 from hpcdiff.maps.layout import view_checksum
@@ -71,7 +71,7 @@ def test_an_unfinished_file(tmp_path, capsys):
     found = check(f"{path}.partial")
     assert found.unwritten.tolist() == [0, 4, 5] and found.damaged.tolist() == [2]
     assert "not finished" in error(capsys, "verify", path)[1]
-    lock = files.Lock(tmp_path / ".project.lock")
+    lock = Lock(tmp_path / ".project.lock")
     assert lock.acquire()
     assert "a project is at work" in error(capsys, "verify", f"{path}.partial")[1]
     lock.release()

@@ -12,6 +12,7 @@ from conftest import kill, make_maps, refused, run, start
 
 import hpcdiff
 from hpcdiff.config import read_config
+from hpcdiff.maps import view_checksum
 from hpcdiff.sample import run as stage
 from hpcdiff.sample.run import sample
 from hpcdiff.world import World
@@ -310,6 +311,9 @@ def test_maps_that_are_not_finite_or_of_another_scale_are_one_line(tmp_path, who
     with h5py.File(tmp_path / "maps.h5", "r+") as f:
         f["fields/sz"][view, 3, 4] = np.nan
     config = elsewhere(whole, tmp_path)
+    refused(run("sample", config, f"run.maps={tmp_path / 'maps.h5'}"), "differ from their checksum", f"first {view}")
+    with h5py.File(tmp_path / "maps.h5", "r+") as f:
+        f["catalog/checksum"][view] = view_checksum({name: f["fields"][name][view] for name in f["fields"]})
     refused(run("sample", config, f"run.maps={tmp_path / 'maps.h5'}", ranks=2), "sz", "not finite", f"view {view}")
     with h5py.File(tmp_path / "maps.h5", "r+") as f:
         f.attrs["pixel_mpc"] = 0.4

@@ -190,3 +190,16 @@ def test_the_script_is_short_and_valid():
     text = (ROOT / "jobs" / "sweep.sbatch").read_text()
     assert 10 <= len(text.splitlines()) <= 30
     assert subprocess.run(["bash", "-n", ROOT / "jobs" / "sweep.sbatch"]).returncode == 0
+
+
+def test_a_chained_link_counts_as_queued(slurm, sweep, tmp_path):
+    """Where requeueing is forbidden a member goes on in a job that the array does not know of."""
+    assert submit(slurm, sweep)[0].returncode == 0
+    member = f"{tmp_path}/s/001-seed1"
+    does = f"printf '{{\n \"exit\": 75\n}}\n' >{member}/$stage.status.json"
+    assert job(slurm, tmp_path / "s", 1, does, FORBIDDEN="1", SLURM_JOB_NAME="hpcdiff-sweep")[0].returncode == 0
+    link = (tmp_path / "s" / "chained").read_text().strip()
+    assert link.isdigit()
+    done, log = slurm("python", "-m", "hpcdiff.sweep", sweep, QUEUED="1")
+    assert any(line.startswith("squeue") and f"--jobs={link}" in line for line in log), log
+    assert any("--array=0,2-4" in line for line in log), log

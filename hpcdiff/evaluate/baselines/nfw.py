@@ -11,7 +11,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from hpcdiff.cosmology import Background
+from hpcdiff.cosmology import Background, colossus_cosmology
 from hpcdiff.evaluate.baselines.training import solve
 from hpcdiff.evaluate.inputs import depth_of
 from hpcdiff.maps import MEAN_OF
@@ -96,11 +96,8 @@ class NFW:
 @lru_cache(maxsize=64)
 def _concentrations(background: Background, redshift: float) -> np.ndarray:
     """ln c200m at `MASSES`."""
-    from colossus.cosmology import cosmology
     from colossus.halo import concentration
 
     b = background
-    baryons = max(b.Ob0, 1e-6)  # the transfer function has none for 0, and this is its limit
-    numbers = {"H0": 100 * b.h, "Om0": b.Om0, "Ob0": baryons, "sigma8": b.sigma8, "ns": b.ns, "Tcmb0": b.Tcmb0}
-    cosmology.setCosmology("hpcdiff", {"flat": True, "relspecies": False, "persistence": "", **numbers})
+    colossus_cosmology(b)
     return np.log(concentration.concentration(MASSES * b.h, "200m", redshift, model="diemer19"))

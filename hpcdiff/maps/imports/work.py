@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import yaml
 
 from hpcdiff import files
 from hpcdiff.errors import Busy, UserError
 from hpcdiff.launch import provenance
+from hpcdiff.lock import Lock
 from hpcdiff.maps.imports.catalog import build_catalog
 from hpcdiff.maps.imports.fits import HeaderCheck
 from hpcdiff.maps.imports.images import open_images
@@ -22,9 +22,11 @@ from hpcdiff.maps.imports.table import read_table
 from hpcdiff.maps.imports.units import factors
 from hpcdiff.maps.layout import FORMAT, MEAN_OF, UNITS, block_rows, shared
 from hpcdiff.maps.reader import MapFile, open_hdf5
+from hpcdiff.maps.sound import interpreting
 from hpcdiff.maps.splits import PARTS
 from hpcdiff.maps.structure import config_of
 from hpcdiff.maps.writer import MapWriter
+from hpcdiff.plain import read_json
 from hpcdiff.strict import refuse_difference, to_yaml
 from hpcdiff.world import World
 
@@ -141,7 +143,7 @@ def import_maps(spec: Import, dry: bool = False, overwrite: bool = False) -> Ite
         yield from (f"# {line}" for line in _plan(sources))
         return
     spec.out_path.parent.mkdir(parents=True, exist_ok=True)
-    lock = files.Lock(spec.out_path.absolute().parent / ".project.lock")  # the one of whoever writes map files here
+    lock = Lock(spec.out_path.absolute().parent / ".project.lock")  # the one of whoever writes map files here
     if not lock.acquire():
         raise Busy(f"another import or project is at work ({lock.holder()})", spec.out_path.parent, "wait for it or end it")
     try:
@@ -177,8 +179,9 @@ def _write(spec: Import, sources: Sources, overwrite: bool) -> str:
             one.unlink()
     if path.exists():
         stored = MapFile(path).attributes
-        refuse_difference(yaml.safe_load(stored.get("config", "{}")) or {}, config, path, "import")
-        refuse_difference(json.loads(stored.get("inputs", "{}")), inputs, path, "import")
+        refuse_difference(config_of(stored), config, path, "import")
+        with interpreting(path, "map file"):
+            refuse_difference(read_json(str(stored.get("inputs", "{}"))), inputs, path, "import")
         return f"{path} is finished already, {n} views; nothing to do"
     writer = MapWriter(
         path, World(), sources.catalog, _field_attributes(sources), sources.npix, _attributes(sources, config, inputs), "import"

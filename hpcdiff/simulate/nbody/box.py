@@ -6,10 +6,9 @@ import os
 import time
 from collections.abc import Callable
 
-import h5py
 import numpy as np
 
-from hpcdiff import files
+from hpcdiff import checked, files
 from hpcdiff.errors import UserError
 from hpcdiff.simulate import profiles
 from hpcdiff.simulate.chunks import Folder, header, stored
@@ -53,7 +52,7 @@ def run_box(plan: Plan, folder: Folder, box: int, provenance: str, threads: int,
     Args:
         after: called after each step; if it raises, the state is saved first, and the next call goes on from there.
     """
-    b, saved = plan.background, folder.draws / f"{box:06d}.npz"
+    b, saved = plan.background, folder.draw(box)
     gravity = Gravity(plan.cell, plan.mesh, plan.softening, b.Om0, threads)
     mass = np.repeat([plan.m_dm, plan.m_gas], plan.n_box)
     last = time.monotonic()
@@ -154,7 +153,7 @@ def _write_chunk(plan, folder, box, provenance, x, shift, h_dm, h_gas, gas: Gas)
     corner = plan.corner(box)
     inside = corner + (x + shift - corner) % plan.cell
     inside[inside >= plan.side] = 0.0
-    with h5py.File(temporary, "w") as f:
+    with checked.create(temporary) as f:
         f.attrs.update(
             {
                 **{"format": "hpcdiff-snapshot", "version": 1, "config": stored(plan.config), "provenance": provenance, "inputs": "{}"},
@@ -166,12 +165,11 @@ def _write_chunk(plan, folder, box, provenance, x, shift, h_dm, h_gas, gas: Gas)
             ("PartType0", slice(n, None), h_gas, gas.mass, 0),
             ("PartType1", slice(0, n), h_dm, np.full(n, plan.m_dm), plan.n_total),
         ):
-            f[f"{kind}/Coordinates"] = np.minimum(inside[part] * kpc, np.nextafter(plan.side * kpc, 0))
-            f[f"{kind}/Masses"] = (mass / unit).astype("<f4")
-            f[f"{kind}/SmoothingLength"] = (h * kpc).astype("<f4")
-            f[f"{kind}/ParticleIDs"] = np.arange(first + box * n, first + (box + 1) * n, dtype="<u8")
-        f["PartType0/Density"] = (gas.density / unit / kpc**3).astype("<f4")
-        f["PartType0/InternalEnergy"] = gas.energy.astype("<f4")
-        f["PartType0/ElectronAbundance"] = np.full(n, profiles.X_E, "<f4")
-    files.sync(temporary)
+            checked.put(f, f"{kind}/Coordinates", np.minimum(inside[part] * kpc, np.nextafter(plan.side * kpc, 0)))
+            checked.put(f, f"{kind}/Masses", (mass / unit).astype("<f4"))
+            checked.put(f, f"{kind}/SmoothingLength", (h * kpc).astype("<f4"))
+            checked.put(f, f"{kind}/ParticleIDs", np.arange(first + box * n, first + (box + 1) * n, dtype="<u8"))
+        checked.put(f, "PartType0/Density", (gas.density / unit / kpc**3).astype("<f4"))
+        checked.put(f, "PartType0/InternalEnergy", gas.energy.astype("<f4"))
+        checked.put(f, "PartType0/ElectronAbundance", np.full(n, profiles.X_E, "<f4"))
     os.replace(temporary, path)

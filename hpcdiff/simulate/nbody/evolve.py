@@ -20,6 +20,8 @@ LONGEST = 0.02
 """Longest step in ln a."""
 FASTEST = 99.0
 """The step follows this percentile of the accelerations."""
+DAMAGED = (FileNotFoundError, KeyError, ValueError, EOFError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error)
+"""What reading a file of arrays raises that is gone or damaged."""
 
 
 @dataclass
@@ -54,7 +56,7 @@ class State:
             with np.load(path) as f:
                 kept = tuple((float(a), f[f"kept{i}"]) for i, a in enumerate(f["times"]))
                 return cls(float(f["a"]), f["x"], f["p"], int(f["steps"]), kept)
-        except (FileNotFoundError, KeyError, ValueError, EOFError, zipfile.BadZipFile, zlib.error):
+        except DAMAGED:
             return None
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import fft
 
-from hpcdiff.cosmology import Background
+from hpcdiff.cosmology import Background, colossus_cosmology
 from hpcdiff.simulate.nbody import growth
 
 
@@ -69,7 +69,6 @@ def _mixed(x: np.ndarray) -> np.ndarray:
 
 def power(background: Background, waves: Waves) -> np.ndarray:
     """Mean square of the modes of the linear density contrast today: P(k) of colossus (Eisenstein & Hu 1998) over the volume."""
-    from hpcdiff.simulate.cluster import colossus_cosmology
 
     h, known = background.h, waves.known()
     k = np.sqrt(waves.k2[known])

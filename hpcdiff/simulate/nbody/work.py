@@ -8,21 +8,18 @@ from __future__ import annotations
 
 import math
 import os
-import zipfile
-import zlib
 from pathlib import Path
 
-import h5py
 import numpy as np
 
-from hpcdiff import files
+from hpcdiff import checked, files
 from hpcdiff.config import Config
 from hpcdiff.errors import Stopped, UserError
 from hpcdiff.launch import provenance
 from hpcdiff.simulate import chunks
 from hpcdiff.simulate.chunks import Folder
 from hpcdiff.simulate.nbody.box import ENGINE, START, run_box
-from hpcdiff.simulate.nbody.evolve import State
+from hpcdiff.simulate.nbody.evolve import DAMAGED, State
 from hpcdiff.simulate.nbody.plan import Plan
 from hpcdiff.world import World, ranks_per_node, threads_per_rank
 
@@ -49,6 +46,10 @@ def simulate_boxes(config: Config, world: World) -> str:
     for line in plan.lines():
         world.print(f"hpcdiff simulate: {line}")
     folder.chunks = Path(world.broadcast(str(folder.chunks)))
+    with world.together():  # what an earlier run has left is taken up only if it is whole
+        bad = [str(path) for box in plan.blocks[world.rank :: world.size] for path in _damaged(folder, box)]
+    for path in sorted(path for part in world.allgather(bad) for path in part):
+        world.print(f"hpcdiff simulate: {path} is damaged and is made again")
     missing = [b for b in plan.blocks if not folder.chunk(b).exists()] if world.main else None
     missing = sorted(world.broadcast(missing), key=lambda b: (-plan.cost(b), b))
     _farm(plan, folder, world, missing, chunks.timeless(told), threads)
@@ -57,6 +58,29 @@ def simulate_boxes(config: Config, world: World) -> str:
         if world.main:
             said = _finish(plan, folder, told)
     return world.broadcast(said)
+
+
+def _damaged(folder: Folder, box: int) -> list[Path]:
+    """Files of a finished box that are not as they were written; what is left of the box is removed, so that it is made again."""
+    chunk, rows = folder.chunk(box), folder.rows(box)
+    if not chunk.exists():
+        return []
+    found = [] if chunks.whole(chunk) else [chunk]
+    if _read_rows(rows) is None:
+        found.append(rows)
+    if found:
+        files.remove(chunk)
+        files.remove(rows)
+    return found
+
+
+def _read_rows(path: Path) -> dict[str, np.ndarray] | None:
+    """A box's rows of the catalogue; None if they are gone or damaged."""
+    try:
+        with np.load(path) as f:
+            return {name: f[name] for name in f}
+    except DAMAGED:
+        return None
 
 
 def _farm(plan: Plan, folder: Folder, world: World, todo: list[int], told: str, threads: int) -> None:
@@ -91,13 +115,9 @@ class _Look:
 def _finish(plan: Plan, folder: Folder, told: str) -> str:
     """Write the catalogue, give the snapshot its name, and the catalogue last: it is the sign that all is there."""
     halos = folder.partial / "halos.hdf5"
-    rows = []
-    for box in plan.blocks:
-        try:
-            with np.load(folder.rows(box)) as f:
-                rows.append({name: f[name] for name in f})
-        except (FileNotFoundError, ValueError, EOFError, zipfile.BadZipFile, zlib.error):
-            raise UserError("a box's halos are gone or damaged", folder.rows(box), "simulate --overwrite") from None
+    rows = [_read_rows(folder.rows(box)) for box in plan.blocks]
+    if None in rows:
+        raise UserError("a box's halos are gone or damaged", folder.rows(rows.index(None)), "run simulate again, which makes the box again")
     rows = [r for r in rows if r]
     if not rows:
         low, high = plan.config.simulate.mass_range
@@ -107,12 +127,11 @@ def _finish(plan: Plan, folder: Folder, told: str) -> str:
     columns = {name: np.concatenate([r[name] for r in rows]) for name in rows[0]}
     n = len(columns["mass_200m"])
     temporary = halos.with_name("halos.tmp")
-    with h5py.File(temporary, "w") as f:
+    with checked.create(temporary) as f:
         f.attrs.update({"format": "hpcdiff-halos", "version": 1, "config": chunks.stored(plan.config), "provenance": told, "inputs": "{}"})
-        f["halo_id"] = np.arange(n, dtype="<i8")
+        checked.put(f, "halo_id", np.arange(n, dtype="<i8"))
         for name, value in columns.items():
-            f[name] = value
-    files.sync(temporary)
+            checked.put(f, name, value)
     os.replace(temporary, halos)
     for left in folder.chunks.glob("*.tmp"):
         files.remove(left)

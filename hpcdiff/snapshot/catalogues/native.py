@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 
 from hpcdiff.errors import UserError, nearest
-from hpcdiff.maps import open_hdf5
+from hpcdiff.maps import open_hdf5, refuse_hollow
 from hpcdiff.snapshot.catalogues.table import Request, Table
 
 IDS = ("halo_id", "group")
@@ -28,7 +28,10 @@ def read_hdf5(path: Path, request: Request) -> Table:
         UserError: missing or damaged file; see `_table`.
     """
     with open_hdf5(path, "halo catalogue") as f:
-        columns = {name: data[:] for name, data in f.items() if isinstance(data, h5py.Dataset) and data.shape}
+        found = {name: data for name, data in f.items() if isinstance(data, h5py.Dataset) and data.shape}
+        for data in found.values():
+            refuse_hollow(data, path)
+        columns = {name: data[:] for name, data in found.items()}
     return _table(columns, path, request)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from hpcdiff.cosmology import MPC_CM, MSUN_G
 from hpcdiff.errors import UserError
-from hpcdiff.maps import open_hdf5
+from hpcdiff.maps import open_hdf5, refuse_hollow
 from hpcdiff.snapshot.catalogues.table import Request, Table, chosen, joined
 from hpcdiff.snapshot.units import Unit, number, unit_of
 
@@ -37,6 +37,7 @@ def read(path: Path, request: Request) -> Table:
             raise UserError("not a SOAP catalogue", path, "it should have InputHalos/HaloCentre; set project.catalog")
         there = {ours: f"SO/{theirs}" for ours, theirs in APERTURES.items() if f"SO/{theirs}/TotalMass" in f}
         chosen(there, "200m", [f"SO/{name}" for name in f["SO"]] if "SO" in f else [], path)
+        _refuse_odd(f, there, path)
         about, satellites, parts = _about(f, request), 0, []
         for start in range(0, len(f["InputHalos/HaloCentre"]), BLOCK):
             part, missed = _block(f, there, slice(start, start + BLOCK), request)
@@ -44,6 +45,19 @@ def read(path: Path, request: Request) -> Table:
             satellites += missed
     lines = [f"{satellites} of the catalogue's halos are satellites and are left out"] if satellites else []
     return Table(joined(parts, path), None, about, lines)
+
+
+def _refuse_odd(f: h5py.File, apertures: dict[str, str], path: Path) -> None:
+    """Raise a UserError for a dataset that is read below and has not a row of numbers for each halo."""
+    n = len(f["InputHalos/HaloCentre"])
+    names = [f"InputHalos/{name}" for name in ("HaloCentre", "HaloCatalogueIndex", "IsCentral")]
+    names += [f"{where}/{name}" for where in apertures.values() for name in ("TotalMass", "SORadius")]
+    for name in names:
+        if name in f:
+            refuse_hollow(f[name], path)
+            shape = (n, 3) if name.endswith("Centre") else (n,)
+            if f[name].shape != shape or f[name].dtype.kind not in "iufb":
+                raise UserError(f"{name} is {f[name].dtype} of shape {f[name].shape}, not numbers of shape {shape}", path, "make it again")
 
 
 def _block(f: h5py.File, apertures: dict[str, str], block: slice, request: Request) -> tuple[dict[str, np.ndarray], int]:

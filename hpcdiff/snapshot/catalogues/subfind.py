@@ -10,7 +10,7 @@ import numpy as np
 
 from hpcdiff.cosmology import MPC_CM, MSUN_G
 from hpcdiff.errors import UserError
-from hpcdiff.maps import open_hdf5
+from hpcdiff.maps import open_hdf5, refuse_hollow
 from hpcdiff.snapshot.catalogues.table import Request, Table, catalogue_paths, chosen, joined
 from hpcdiff.snapshot.dialects import KINDS
 from hpcdiff.snapshot.units import Unit, code_units, number, unit_of
@@ -45,6 +45,7 @@ def read(path: Path, request: Request) -> Table:
             if POSITION[name] not in f[name]:  # a chunk without a single group has no datasets
                 continue
             n, group = len(f[name][POSITION[name]]), f[name]
+            _refuse_odd(group, n, chunk)
             part, rows = _groups(group, f, name, chunk, request)
             parts.append({"halo_id": rows + first, **part})
             kept.append(rows + first)
@@ -63,6 +64,18 @@ def read(path: Path, request: Request) -> Table:
     if sum(map(len, lengths)) == first > 0:
         members = _members(np.concatenate(lengths), offsets, rows, paths[0])
     return Table(joined(parts, path), members, about)
+
+
+def _refuse_odd(group: h5py.Group, n: int, path: Path) -> None:
+    """Raise a UserError for a dataset that is read below and has not a row of numbers for each of the n groups."""
+    wide = {**dict.fromkeys(POSITION.values(), (3,)), "GroupLenType": None, "GroupOffsetType": None}
+    for name in (*POSITION.values(), *MASSES.values(), *RADII.values(), "GroupLenType", "GroupOffsetType"):
+        if name in group:
+            data, row = group[name], wide.get(name, ())
+            refuse_hollow(data, path)
+            fits = data.ndim == 2 if row is None else data.shape[1:] == row
+            if data.dtype.kind not in "iuf" or data.ndim < 1 or len(data) != n or not fits:
+                raise UserError(f"{data.name} is {data.dtype} of shape {data.shape} and there are {n} groups", path, "make it again")
 
 
 def _header(f: h5py.File) -> dict:

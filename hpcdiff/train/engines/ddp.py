@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from hpcdiff.sections import Train
+from hpcdiff.train.data import Batch
 from hpcdiff.train.engines.base import Engine
 
 
@@ -30,6 +31,17 @@ class DDPEngine(Engine):
             option = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
             self.parallel = DistributedDataParallel(self.inner, device_ids=ids, gradient_as_bucket_view=True, **{option: False})
         self.hold_whole()
+        self.laid_out = self.size <= 2 or self.device.type != "cpu"
+
+    def step(self, batch: Batch, lr: float, ema: float) -> Tensor:
+        if not self.laid_out:
+            # After its first backward pass DistributedDataParallel lays its buffers out anew, and three ranks or more then sum in another
+            # order: a restarted training would differ in the last bit. So that pass is one whose gradients nobody uses.
+            self.denoiser.train()
+            with torch.random.fork_rng(devices=[]):
+                self.backward(self._losses(self.parallel, batch).mean())
+            self.laid_out = True
+        return super().step(batch, lr, ema)
 
     def backward(self, loss: Tensor) -> None:
         self.adam.zero_grad(set_to_none=True)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hpcdiff.cosmology import Background
+from hpcdiff.cosmology import Background, colossus_cosmology
 from hpcdiff.simulate.nbody import growth
 from hpcdiff.simulate.nbody.initial import Waves, displaced, power, white, with_peak
 
@@ -38,7 +38,6 @@ def test_a_finer_mesh_keeps_the_long_waves():
 
 
 def test_variance_in_spheres_is_that_of_the_spectrum():
-    from hpcdiff.simulate.cluster import colossus_cosmology
 
     waves = Waves(400.0, 64)
     spectrum = power(Background(), waves)
@@ -69,7 +68,6 @@ def test_the_peak_has_its_height_and_no_slope_and_the_rest_stays_random():
 
 
 def test_growth_is_that_of_its_differential_equation():
-    from hpcdiff.simulate.cluster import colossus_cosmology
 
     colossus = colossus_cosmology(Background())
     for a in (0.05, 0.3, 0.7, 1.0):
