@@ -28,6 +28,8 @@ LEAST = 100
 """Gas particles of the smallest halo that gets a polytrope."""
 REACH = 2.0
 """To this radius over R200m the gas has the halo's pressure: about the accretion shock."""
+THICKEST = 3.0
+"""Most gas outside of R200m over what the run has there; what a halo between others lacks beyond that lies outside of all halos."""
 
 
 @dataclass
@@ -91,6 +93,8 @@ def settle(
         gas = gas_fraction(halo.mass_200m) * halo.mass_200m * background.Ob0 / background.Om0
         weight[own] = _weights(square, number[own], nearest[own], gas / particle)
         heat[own] = square * (1 - profiles.nonthermal(nearest[own], turbulence(formed)))
+    free = nearest >= 1
+    weight[free] += (len(x) - weight.sum()) / max(np.count_nonzero(free), 1)
     density = weight * particle * number
     kelvin = 1e4 * (density / background.rho_mean(component="gas")) ** 0.6  # of the intergalactic medium
     floor = cosmology.K_B / (profiles.MU * cosmology.M_P) * 1e-10 * np.minimum(kelvin, 1e6)
@@ -114,14 +118,21 @@ def _polytrope(phi: np.ndarray, volume: np.ndarray, kinetic: float) -> float:
 def _weights(square: np.ndarray, number: np.ndarray, r: np.ndarray, wanted: float) -> np.ndarray:
     """Mass of each particle over that of the run: the polytrope in the halo, and beyond it what was there and what the halo lacks.
 
-    Their sum within R200m is `wanted`, and in all it stays what it is: the number of particles.
+    Their sum within R200m is `wanted`, and in all the number of particles, as it was, or less where little room is outside.
     """
     rule = square ** (1 / (POLYTROPE - 1)) / number
     inner = 1 / (1 + (r / 1.0) ** 12)
     inside = r < 1
+    if inside.all():
+        return rule * (wanted / np.sum(rule))
     # rule x inner + k (1 - inner): mass within R200m and in all
     a = np.array([[np.sum((rule * inner)[inside]), np.sum((1 - inner)[inside])], [np.sum(rule * inner), np.sum(1 - inner)]])
     scale, outer = np.linalg.solve(a, [wanted, len(r)])
     if outer < 0:  # nothing would be left outside
         scale, outer = len(r) / a[1, 0], 0.0
-    return scale * rule * inner + outer * (1 - inner)
+    outside = 1 - inner
+    if scale < 0 or outer > THICKEST:  # a small halo, or one to which others leave little room: nothing of what is outside leaks in
+        outside = np.where(inside, 0, outside)
+        scale = wanted / a[0, 0]
+        outer = np.clip((len(r) - scale * a[1, 0]) / np.sum(outside), 0, THICKEST)
+    return scale * rule * inner + outer * outside

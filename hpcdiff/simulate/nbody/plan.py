@@ -23,6 +23,8 @@ LARGEST = 0.38
 """Largest cluster over the mass of its box: the sphere that it was made from reaches nine tenths of the way to the walls."""
 YIELD = 0.8
 """M200m over the mass of the sphere whose linear overdensity is 1.686 (measured on clusters of 1e14 to 1e15)."""
+SOFTEST = 0.25
+"""Largest softening over the particles' spacing: beyond the reach of the pairs the force has none (5 % there at this softening)."""
 SECONDS = 1e-5
 """Core seconds of a step over the particles of a type, measured on a server's core with lattices of 16^3 to 64^3."""
 BYTES_OF_PARTICLE = 700
@@ -79,6 +81,11 @@ class Plan:
         self.mesh = fft.next_fast_len(MESH * self.lattice, real=True)
         kpc = simulate.softening
         self.softening = kpc / 1e3 if kpc else PAPER_SOFTENING * float(np.cbrt(self.m_dm / PAPER_PARTICLE))
+        if self.softening > SOFTEST * self.cell / self.lattice:
+            how = f"take at most {1e3 * SOFTEST * self.cell / self.lattice:.3g} kpc"
+            raise UserError(
+                f"a softening of {1e3 * self.softening:.3g} kpc is more than the forces' split allows", "simulate.softening", how
+            )
         self.n_box = self.lattice**3
         self.n_total = self.n_box * self.boxes
         self.blocks = list(range(self.boxes))

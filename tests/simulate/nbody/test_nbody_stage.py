@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 from conftest import run
 
 from hpcdiff import maps
+from hpcdiff.errors import Stopped
 from hpcdiff.sections import Split
 from hpcdiff.simulate.__main__ import main
 from hpcdiff.simulate.nbody.box import run_box
@@ -111,6 +113,51 @@ def test_stopped_and_killed_and_run_again_gives_the_same_bytes(serial, tmp_path,
     assert not (folder / "simulate.partial").exists()
 
 
+@pytest.fixture(scope="module")
+def unfinished(tmp_path_factory):
+    """A run that was stopped when all boxes were there and nothing had its name yet."""
+    folder = tmp_path_factory.mktemp("unfinished")
+
+    def dies(*args):
+        raise Stopped("here")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hpcdiff.simulate.nbody.work._finish", dies)
+        assert main(config(folder)) == 75
+    return folder
+
+
+@pytest.mark.parametrize("what", ["draws/halos_{:06d}.npz", "snapshot/snapshot_{:06d}.hdf5", "none"])
+def test_a_damaged_box_of_an_unfinished_run_is_made_again_alone(serial, unfinished, tmp_path, monkeypatch, capsys, what):
+    """One bit flipped in its rows of the catalogue or in its chunk; a saved state that is damaged begins anew."""
+    folder, made = tmp_path / "run", []
+    shutil.copytree(unfinished, folder)
+    path = folder / "simulate.partial" / what.format(1)
+    if path.exists():
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+        (folder / "simulate.partial" / "draws" / "000001.npz").write_bytes(data)  # no state: evolved from the start
+
+    def watched(plan, files, box, *rest):
+        made.append(box)
+        run_box(plan, files, box, *rest)
+
+    monkeypatch.setattr("hpcdiff.simulate.nbody.work.run_box", watched)
+    assert main(config(folder)) == 0
+    assert made == ([1] if what != "none" else []) and contents(folder) == contents(serial)
+    assert (f"{path} is damaged and is made again" in capsys.readouterr().out) == bool(made)
+
+
+def test_every_dataset_has_checksums(serial):
+    """A flipped bit is an error for whoever reads it, in any chunk and in the catalogue."""
+    for path in (*(serial / "snapshot").iterdir(), serial / "halos.hdf5"):
+        with h5py.File(path) as f:
+            groups = [f[name] for name in f if name.startswith("PartType")] or [f]
+            found = [group[name].fletcher32 for group in groups for name in group]
+            assert len(found) >= 9 and all(found)
+
+
 def test_a_finished_run_says_so_and_another_config_is_refused(serial, capsys):
     assert main(config(serial)) == 0
     assert "done already" in capsys.readouterr().out
@@ -154,6 +201,9 @@ def test_one_periodic_box_has_its_halos(tmp_path, capsys):
         ("simulate.mass_range=[1e14, 1e15]", "fewer than 100 particles"),
         ("simulate.particle_mass=1e5", "simulate.particle_mass, take 2.94e+06 to 6.17e+12"),
         ("simulate.accuracy=2", "at most 1"),
+        ("simulate.accuracy=0", "must be above 0"),
+        ("simulate.softening=-3", "must be above 0"),
+        ("simulate.softening=1e4", "simulate.softening, take at most 938 kpc"),
     ],
 )
 def test_bad_configs_are_refused_in_one_line(tmp_path, capsys, change, said):
