@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 import pytest
 from conftest import run
+from scipy.spatial import cKDTree
 
 from hpcdiff import maps
 from hpcdiff.errors import Stopped
@@ -78,6 +79,19 @@ def test_the_catalogues_masses_are_in_the_particles(serial):
             assert inside["PartType1"] == pytest.approx(0.85 * mass, rel=0.05)
             assert inside["PartType0"] == pytest.approx(0.15 * halos["gas_fraction"][i] * mass, rel=0.01)
             assert mass == pytest.approx(200 * 4 * np.pi / 3 * 4.0798e10 * halos["radius_200m"][i] ** 3, rel=0.01)
+
+
+def test_smoothing_lengths_and_densities_are_those_of_64_neighbours(serial):
+    """Of the particles' own kind; a gas particle's density is its mass times the number density about it."""
+    with h5py.File(serial / "snapshot" / "snapshot_000002.hdf5") as f:
+        for kind in ("PartType0", "PartType1"):
+            x, h = f[kind]["Coordinates"][:] / 700 % SIDE, f[kind]["SmoothingLength"][:] / 700
+            tree = cKDTree(x, boxsize=SIDE)
+            within = tree.query_ball_point(x, 1.0001 * h, return_length=True)
+            assert (np.percentile(within, [5, 90]) == 65).all()  # with itself
+        volume = 4 * np.pi / 3 * (f["PartType0"]["SmoothingLength"][:]) ** 3
+        inside = f["PartType0"]["Density"][:] * volume / f["PartType0"]["Masses"][:]
+        assert np.median(inside) == pytest.approx(65, rel=0.15)
 
 
 def test_any_number_of_ranks_gives_the_same_bytes(serial, tmp_path):
