@@ -10,7 +10,6 @@ import datetime
 import json
 import os
 import platform
-import signal
 import subprocess
 import sys
 import threading
@@ -25,6 +24,7 @@ from hpcdiff.config import Config, read_config
 from hpcdiff.errors import Busy, Stopped, UserError, disk_error, nearest, reader_left
 from hpcdiff.guards import WrongLaunch, first_started
 from hpcdiff.lock import Lock
+from hpcdiff.silence import Pulse
 from hpcdiff.stop import CAUSES, FILE
 from hpcdiff.world import STAGES, TorchWorld, World, join_world, launched_rank
 
@@ -102,7 +102,9 @@ def run_stage(
                     return reader_left()
             return DONE
         world = join_world(stage)
-        _catch_signals(world)
+        world.sign.catch()
+        if world.size > 1 and stage != "train" and config.run.patience > 0:
+            Pulse(world, stage, config.dir, config.run.patience)
         lock = _prepare(stage, config, world, outputs, "--overwrite" in options)
         reason = work(config, world)
         world.print(f"hpcdiff {stage}: {reason}")
@@ -130,9 +132,10 @@ def run_stage(
             print(f"hpcdiff {stage}: {reason}", file=sys.stderr, flush=True)
         return _ended(stage, config, world, STOPPED, reason, lock, requeue=by != CAUSES[FILE])
     except BaseException as error:
-        if world is not None and world.watchdog is not None:
-            world.watchdog.lost(error)  # does not return where another rank is gone: it says which
-            world.watchdog.close()
+        for watch in (world.watchdog, world.pulse) if world else ():
+            if watch is not None:
+                watch.lost(error)  # does not return where another rank is gone: it says which
+                watch.close()
         said = disk_error(error)
         if world:
             world.close_bar()
@@ -217,16 +220,6 @@ def _refuse_readers(stage: str, config) -> None:
             lock.release()
 
 
-def _catch_signals(world: World) -> None:
-    def handle(number, frame) -> None:
-        if world.sign.signalled and number == signal.SIGINT:
-            raise KeyboardInterrupt  # the second Ctrl-C does not wait
-        world.sign.signal(number)
-
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-        signal.signal(number, handle)
-
-
 def _ended(stage: str, config, world: World | None, status: int, reason: str, lock: Lock | None, requeue: bool | None = None) -> int:
     if world is not None and world.watchdog is not None:
         world.watchdog.close()
@@ -234,6 +227,8 @@ def _ended(stage: str, config, world: World | None, status: int, reason: str, lo
         _write_status(stage, config, status, reason, requeue)
     if world is not None:
         world.barrier()
+        if world.pulse is not None:
+            world.pulse.close()
         if lock is not None:
             lock.release()
         world.close()

@@ -30,6 +30,8 @@ class Run:
     """Map file, or a list of them (several simulations); null = `maps.h5` below `run.dir`."""
     model: str | None = None
     """Folder of the trained model; null = `model` below `run.dir`."""
+    patience: float = number(900.0, low=0)
+    """Seconds of silence after which a rank is held to hang, and the job is ended; 0 = never. `train` has `train.timeout` instead."""
 
 
 @dataclass

@@ -52,6 +52,17 @@ class StopSign:
         """Note a signal (SIGTERM, SIGINT, SIGUSR1)."""
         self.signalled = max(self.signalled, CAUSES.index(signal.Signals(number).name))
 
+    def catch(self) -> None:
+        """Note these signals from now on; the second Ctrl-C does not wait."""
+
+        def handle(number, frame) -> None:
+            if self.signalled and number == signal.SIGINT:
+                raise KeyboardInterrupt
+            self.signal(number)
+
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+            signal.signal(number, handle)
+
     def watch(self, run_dir: str | Path) -> bool:
         """Look for `stop` in this folder from now on, on rank 0; a file that was left over there is removed. Was there one?"""
         self.path = Path(run_dir) / "stop"

@@ -5,16 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import platform
 import re
-import signal
-import sys
 import threading
 import time
 from pathlib import Path
 
-from hpcdiff import files
-from hpcdiff.blame import Blame, born, find, node
+from hpcdiff.blame import Blame, find
+from hpcdiff.ending import AwakeClock, first_to_claim, kill, myself, place, say
 from hpcdiff.errors import UserError
 from hpcdiff.world import TIMEOUT, World
 
@@ -64,7 +61,7 @@ class Watchdog:
         self._lost = self._cleared = self._cut = False
         self._closed, self._training = threading.Event(), threading.get_ident()
         self._claim = self.run_dir / f".{stage}.hung"
-        self._me = {"host": platform.node(), "pid": os.getpid(), "node": node(), "born": born(os.getpid())}
+        self._me = myself()
         if world.main:
             self._claim.unlink(missing_ok=True)
         world.watchdog = self
@@ -108,18 +105,16 @@ class Watchdog:
         return self._stalled() > limit + more
 
     def _watch(self) -> None:
-        tick, last = self.interval / 2, time.monotonic()
-        while not self._closed.wait(tick):
-            now = time.monotonic()
-            step, last = min(now - last, 2 * tick), now
-            beat = self._now
+        clock = AwakeClock(self.interval / 2)
+        while not self._closed.wait(clock.tick):
+            step, beat = clock.step(), self._now
             self._still = (beat, self._still[1] + step if beat is self._still[0] else 0.0)
             over = self._over()
             if self._verdict is None and over and self._board is None:
                 entry = self._entry()
                 self._verdict = {"speaker": 0, "kill": [], "text": f"hung: {Blame([0]).sentence({0: entry})}{self._hint()}"}
             if self._verdict is None and self._board is not None and (over or self._lost):
-                mute = now - self._heard > PATIENCE + 5 * self.interval
+                mute = time.monotonic() - self._heard > PATIENCE + 5 * self.interval
                 if mute or (self._lost and self._cut):
                     self._verdict = self._without_store()
             if self._verdict is not None:
@@ -175,39 +170,16 @@ class Watchdog:
         kill = [] if agent or not self._zero else [self._zero]
         doing = "{1}, image {2}".format(*self._now)
         text = f"{'lost' if self._lost else 'hung'}: {who}, which keeps torch.distributed's store, does not answer; rank {self.world.rank} waits for it in {doing}"
-        return {"speaker": self.world.rank if self._first_to_claim() else -1, "kill": kill, "text": text}
-
-    def _first_to_claim(self) -> bool:
-        """Without a store the ranks agree by a file on who speaks; where the disk hangs too, each does."""
-        first = [True]
-
-        def claim() -> None:
-            with contextlib.suppress(FileExistsError, OSError):
-                os.close(os.open(self._claim, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
-                return
-            first[0] = False
-
-        _within(PATIENCE, claim)
-        return first[0]
+        return {"speaker": self.world.rank if first_to_claim(self._claim) else -1, "kill": kill, "text": text}
 
     def _leave(self) -> None:
         verdict = self._verdict
         if verdict["speaker"] == self.world.rank:
-            _within(PATIENCE, lambda: self._say(verdict["text"]))
+            say(self.stage, self.run_dir, verdict["text"])
         if self._board is not None:
             time.sleep(3 * self.interval)  # the others read the verdict before the store goes with its host
-        for victim in verdict["kill"]:
-            if victim["node"] == self._me["node"] and victim["pid"] != os.getpid() and born(victim["pid"]) == victim["born"]:
-                with contextlib.suppress(OSError):
-                    os.kill(victim["pid"], signal.SIGKILL)  # a suspended process hears nothing else
+        kill(verdict["kill"])
         os._exit(1)
-
-    def _say(self, text: str) -> None:
-        os.write(2, f"hpcdiff {self.stage}: {text}\n".encode())
-        status = self.run_dir / f"{self.stage}.status.json"
-        if not status.exists():  # the first fault counts
-            with contextlib.suppress(OSError):
-                files.write_json(status, {"exit": 1, "reason": text})
 
     def _hint(self) -> str:
         key = "first_timeout" if self._usual.get(self._now[1]) is None else "timeout"
@@ -222,7 +194,7 @@ class Watchdog:
             "images": images,
             "stalled": self._stalled(),
             "over": self._over(),
-            "at": _place(self._training),
+            "at": place(self._training),
             "calls": collective_calls() if self._board is not None else 0,
             "closed": False,
         }
@@ -276,20 +248,3 @@ def collective_calls() -> int:
 def _speaks_of_a_lost_rank(error: BaseException) -> bool:
     words = r"gloo|NCCL|onnection (was )?(closed|reset|refused)|Broken pipe|DistNetworkError|remote worker"
     return isinstance(error, (RuntimeError, OSError)) and re.search(words, f"{type(error).__name__} {error}") is not None
-
-
-def _within(seconds: float, work) -> None:
-    """Do this in a thread, and go on without it when it takes longer: disk and terminal may hang too."""
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    thread.join(seconds)
-
-
-def _place(thread: int) -> str:
-    """Where a thread is: the innermost line of ours, else the innermost at all."""
-    frame = innermost = sys._current_frames().get(thread)
-    home = str(Path(__file__).parent)
-    while frame is not None and not frame.f_code.co_filename.startswith(home):
-        frame = frame.f_back
-    frame = frame or innermost
-    return "?" if frame is None else f"{frame.f_code.co_filename.removeprefix(home + os.sep)}:{frame.f_lineno}, {frame.f_code.co_name}"

@@ -30,7 +30,7 @@ class World:
     rank, size = 0, 1
 
     def __init__(self) -> None:
-        self.sign, self.bar, self.watchdog = StopSign(), None, None
+        self.sign, self.bar, self.watchdog, self.pulse = StopSign(), None, None, None
 
     @property
     def stop(self) -> bool:

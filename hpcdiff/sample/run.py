@@ -23,7 +23,7 @@ from hpcdiff.stop import StopVote
 from hpcdiff.strict import to_yaml
 from hpcdiff.world import World
 
-EXEMPT = ("run.dir", "run.maps", "run.model", "sample.batch_size", "sample.compile")
+EXEMPT = ("run.dir", "run.maps", "run.model", "run.patience", "sample.batch_size", "sample.compile")
 KEPT = "the finished samples are kept; the same command goes on from there"
 
 

@@ -18,7 +18,7 @@ from hpcdiff.world import World
 SECTIONS = ("run", "task", "observe", "network", "diffusion", "train")
 """Sections of the config that the weights depend on."""
 EXEMPT = (
-    *("run.dir", "run.maps", "run.model", "train.images", "train.checkpoint_every", "train.keep"),
+    *("run.dir", "run.maps", "run.model", "run.patience", "train.images", "train.checkpoint_every", "train.keep"),
     # how, not what: the same training up to rounding
     *("train.engine", "train.zero_stage", "train.stage", "train.compile", "train.max_skipped", "train.first_timeout", "train.timeout"),
 )

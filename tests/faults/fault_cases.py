@@ -31,8 +31,6 @@ KINDS = {
     "config file": 0.7,
 }
 """Kinds of fault, and how often each is drawn."""
-WATCHED = ("train",)
-"""Stages with a watchdog over ranks that hang."""
 FINAL = ("halos.hdf5", "maps.h5", "model", "samples.h5")
 SAME, REFUSED, FAILED = "same result", "refused", "failure"
 
@@ -165,11 +163,17 @@ def _strike(harness: Harness, case: Case, folder: Path, said: list[str]) -> str:
             run({"FAULT_OPS": "wx", "FAULT_AT": str(max(8, int(at("wx")))), "FAULT_DO": "s9", **aimed})
         damaged = damage(case, folder, said)
     elif case.kind == "hung rank":
-        words += [f"{stage}.first_timeout=12", f"{stage}.timeout=3"] if stage in WATCHED else []
-        first = run({"FAULT_OPS": "wx", "FAULT_AT": at("wx"), "FAULT_DO": "s19", "FAULT_RANK": rank}, limit=60.0)
-        said.append(f"rank {rank} at its call {at('wx')}: exit {first.status}")
-        if set(first.status) != {0} and f"rank {rank}" not in first.out:
-            raise Failure("the hung rank is not named")
+        words += ["train.first_timeout=12", "train.timeout=3"] if stage == "train" else ["run.patience=5"]
+        ops = "r" if stage == "evaluate" else "wx"  # there only rank 0 writes
+        share = 0.45 if rank == "0" else 0.15  # of the calls of all, each rank makes more than that
+        number = str(1 + int(case.place * share * sum(count["rwx".index(op)] for op in ops)))
+        first = run({"FAULT_OPS": ops, "FAULT_AT": number, "FAULT_DO": "s19", "FAULT_RANK": rank}, limit=90.0)
+        said.append(f"rank {rank} at its call {number} of {ops}: exit {first.status}")
+        if set(first.status) == {0}:
+            raise Failure("no rank was suspended")
+        if len(lines := [line for line in first.out.splitlines() if f"hpcdiff {stage}: hung: rank {rank} (" in line]) != 1:
+            raise Failure(f"the hung rank is named {len(lines)} times")
+        words.clear()
     elif case.kind == "clock":
         seconds = (-86400, 86400, -3, 400000000)[case.pick % 4]
         again = {"FAULT_CLOCK": str(-seconds), **aimed}
@@ -301,8 +305,6 @@ def draw(rng: np.random.Generator, mount: bool = True) -> Case:
     weights = np.array([KINDS[k] for k in kinds])
     kind = str(rng.choice(kinds, p=weights / weights.sum()))
     stage = str(rng.choice(STAGES, p=[0.22, 0.22, 0.25, 0.19, 0.12]))
-    if kind == "hung rank":
-        stage = str(rng.choice(WATCHED))
     ranks = 2 if kind == "hung rank" else int(rng.choice([1, 2], p=[0.65, 0.35]))
     launcher = "launcher" if rng.random() < 0.05 else "fork"
     return Case(stage, kind, ranks, launcher, round(float(rng.random()), 6), int(rng.integers(1 << 16)))

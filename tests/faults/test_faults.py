@@ -49,6 +49,8 @@ CASES = [
     ("flipped bit", "project", 1, 0.6, 2, REFUSED),  # a chunk of the snapshot
     ("flipped bit", "sample", 1, 0.3, 0, REFUSED),  # maps.h5
     ("hung rank", "train", 2, 0.6, 1, SAME),
+    ("hung rank", "simulate", 2, 0.5, 1, SAME),
+    ("hung rank", "sample", 2, 0.5, 0, SAME),
 ]
 
 

@@ -83,7 +83,7 @@ def mutate_yaml(rng: random.Random, text: str) -> bytes:
         elif what < 0.72:
             text = rng.choice(LINES)
         elif what < 0.8:
-            found = list(re.finditer(r"\w+(?=:)", text))
+            found = list(re.finditer(r"\b\w+(?=:)", text))
             if found:
                 m = rng.choice(found)
                 text = (
