@@ -15,9 +15,9 @@ from conftest import run
 from scipy.spatial import cKDTree
 
 from hpcdiff import maps
-from hpcdiff.errors import Stopped
 from hpcdiff.sections import Split
 from hpcdiff.simulate.__main__ import main
+from hpcdiff.simulate.nbody import work
 from hpcdiff.simulate.nbody.box import run_box
 
 SIDE = 45.0
@@ -40,8 +40,22 @@ def contents(folder):
 @pytest.fixture(scope="module")
 def serial(tmp_path_factory):
     folder = tmp_path_factory.mktemp("serial")
-    assert main(config(folder)) == 0
+
+    def kept(*args):
+        shutil.copytree(folder, folder.with_name("unfinished"))
+        return real(*args)
+
+    real = work._finish
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(work, "_finish", kept)
+        assert main(config(folder)) == 0
     return folder
+
+
+@pytest.fixture
+def unfinished(serial):
+    """That run when all boxes were there and nothing had its name yet."""
+    return serial.with_name("unfinished")
 
 
 def test_snapshot_and_catalogue_are_the_contracts(serial):
@@ -125,20 +139,6 @@ def test_stopped_and_killed_and_run_again_gives_the_same_bytes(serial, tmp_path,
     assert main(config(folder)) == 0
     assert len(made) == 1 and contents(folder) == contents(serial)
     assert not (folder / "simulate.partial").exists()
-
-
-@pytest.fixture(scope="module")
-def unfinished(tmp_path_factory):
-    """A run that was stopped when all boxes were there and nothing had its name yet."""
-    folder = tmp_path_factory.mktemp("unfinished")
-
-    def dies(*args):
-        raise Stopped("here")
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hpcdiff.simulate.nbody.work._finish", dies)
-        assert main(config(folder)) == 75
-    return folder
 
 
 @pytest.mark.parametrize("what", ["draws/halos_{:06d}.npz", "snapshot/snapshot_{:06d}.hdf5", "none"])
