@@ -57,15 +57,21 @@ class Simulate:
     """The embedded simulation."""
 
     engine: str = one_of("halo_model", "nbody")
-    """`halo_model`: clusters built from profiles (docs/simulation.md); `nbody` is not built yet."""
+    """`halo_model`: clusters built from profiles; `nbody`: clusters that gravity made, experimental (docs/simulation.md)."""
     clusters: int = number(64, low=1)
     """Number of clusters, one a cell of the box."""
     mass_range: list[float] = field(default_factory=lambda: [1.0e14, 4.82e15])
-    """Lowest and highest M200m, Msun; masses are flat in log M."""
+    """Lowest and highest M200m, Msun; masses are flat in log M (`nbody`: those aimed at)."""
     cell: float = number(40.0, above=0)
-    """Side of a cluster's cell of the periodic box, comoving Mpc."""
+    """Side of a cluster's cell of the periodic box, comoving Mpc; `nbody`: of its own periodic box."""
     particle_mass: float = number(1.0e11, above=0)
-    """Mass of a dark-matter particle, Msun; gas particles have Ob/(Om-Ob) of it (the paper: 1.18e10)."""
+    """Mass of a dark-matter particle, Msun; gas has Ob/(Om-Ob) of it (the paper: 1.18e10; `nbody`: the nearest of an even lattice)."""
+    box: float | None = number(None, above=0)
+    """`nbody`: side of one periodic box with all its halos in `mass_range`, comoving Mpc, in place of `clusters`; null = none."""
+    softening: float | None = number(None, above=0)
+    """`nbody`: Plummer softening of gravity, comoving kpc; null = 44 at the paper's particle mass, and with its cube root."""
+    accuracy: float = number(0.3, above=0, high=1)
+    """`nbody`: time step over the time to fall through the softening at the 99th percentile of the accelerations."""
 
 
 @dataclass

@@ -18,6 +18,8 @@ PAPER = "Hsu et al. (2025)"
 CLAIMS = {
     "halo_model": "Made on the embedded halo model (docs/simulation.md): shows that the chain works and how methods compare on the same maps, "
     "not how well real clusters are inferred.",
+    "nbody (experimental)": "Made on the embedded N-body simulation (docs/simulation.md), experimental: its gates were not run; the dark matter is "
+    "evolved, the gas a polytrope in its potential. Methods can be compared on the same maps.",
     None: "The map file does not say which simulation it was made from: methods can be compared on the same maps, no more.",
 }
 """What results may be taken for, by the simulation's engine."""

@@ -203,5 +203,5 @@ def _engine_of(snapshot: Snapshot) -> str:
     """What made the snapshot: the embedded simulation's engine, the run's label, or unknown."""
     with maps.interpreting(snapshot.paths[0], "snapshot"), maps.open_hdf5(snapshot.paths[0], "snapshot") as f:
         if maps.has_format(f, "hpcdiff-snapshot"):
-            return maps.config_of(f.attrs).get("simulate", {}).get("engine", "hpcdiff")
+            return str(f.attrs.get("engine") or maps.config_of(f.attrs).get("simulate", {}).get("engine", "hpcdiff"))
         return str(np.ravel(f["Header"].attrs.get("RunLabel", "unknown"))[0])

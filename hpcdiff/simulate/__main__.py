@@ -1,4 +1,4 @@
-"""`python -m hpcdiff.simulate CONFIG`: clusters of the halo model -> `snapshot/*.hdf5` and `halos.hdf5`."""
+"""`python -m hpcdiff.simulate CONFIG`: embedded simulations -> `snapshot/*.hdf5` and `halos.hdf5`."""
 
 from __future__ import annotations
 
@@ -10,11 +10,17 @@ def main(argv: list[str] | None = None) -> int:
     """Run the stage; returns its exit status (contract: 0, 1, 2 or 75)."""
 
     def plan(config):
-        from hpcdiff.simulate.plan import Plan
-
+        if config.simulate.engine == "nbody":
+            from hpcdiff.simulate.nbody.plan import Plan
+        else:
+            from hpcdiff.simulate.plan import Plan
         return Plan(config).lines()
 
     def work(config, world):
+        if config.simulate.engine == "nbody":
+            from hpcdiff.simulate.nbody.work import simulate_boxes
+
+            return simulate_boxes(config, world)
         from hpcdiff.simulate.work import simulate
 
         return simulate(config, world)

@@ -38,6 +38,10 @@ class Folder:
         """The drawn particles of a block."""
         return self.draws / f"{block:06d}.npz"
 
+    def rows(self, block: int) -> Path:
+        """The halos of a block of the N-body engine."""
+        return self.draws / f"halos_{block:06d}.npz"
+
     def chunk(self, block: int) -> Path:
         """The chunk of a block, in the unfinished snapshot."""
         return self.chunks / f"snapshot_{block:06d}.hdf5"
@@ -75,15 +79,21 @@ def damaged(folder: Folder, block: int) -> list[Path]:
             read_draw(folder, block, "dm", "gas", "pressure", "temperature")
         except UserError:
             found.append(folder.draw(block))
-    if folder.chunk(block).exists():
-        try:
-            with h5py.File(folder.chunk(block)) as f:
-                checked.read_through(f)
-        except (OSError, RuntimeError, KeyError) as error:
-            if getattr(error, "errno", None):
-                raise  # the disk does not give it now: no damage
-            found.append(folder.chunk(block))
+    if folder.chunk(block).exists() and not whole(folder.chunk(block)):
+        found.append(folder.chunk(block))
     return found
+
+
+def whole(chunk: Path) -> bool:
+    """Is a chunk as it was written, by its checksums?"""
+    try:
+        with h5py.File(chunk) as f:
+            checked.read_through(f)
+    except (OSError, RuntimeError, KeyError) as error:
+        if getattr(error, "errno", None):
+            raise  # the disk does not give it now: no damage
+        return False
+    return True
 
 
 class Surroundings:
@@ -141,7 +151,7 @@ def write_chunk(plan: Plan, folder: Folder, block: int, provenance: str, threads
         f.attrs.update(
             {"format": "hpcdiff-snapshot", "version": 1, "config": stored(plan.config), "provenance": provenance, "inputs": "{}"}
         )
-        _header(f.create_group("Header"), plan, len(drawn.gas))
+        header(f.create_group("Header"), plan, len(drawn.gas))
         for group, x, h, first, m in (
             ("PartType0", drawn.gas, h_gas, 0, plan.m_gas),
             ("PartType1", drawn.dm, h_dm, plan.n_total, plan.m_dm),
@@ -166,11 +176,12 @@ def internal_energy(plan: Plan, drawn: Drawn, density: np.ndarray) -> np.ndarray
     return 1.5 * np.maximum(cluster, per_kelvin * np.maximum(igm, drawn.temperature))
 
 
-def _header(header: h5py.Group, plan: Plan, n: int) -> None:
+def header(group: h5py.Group, plan: Plan, n: int) -> None:
+    """The attributes of `Header` for a chunk of n particles of each type; `plan` is that of any engine."""
     b = plan.background
     this, total = np.zeros(6, "<i4"), np.zeros(6, "<u8")
     this[:2], total[:2] = n, plan.n_total
-    header.attrs.update(
+    group.attrs.update(
         {
             "BoxSize": plan.side * 1e3 * b.h,
             "NumPart_ThisFile": this,

@@ -48,14 +48,16 @@ class Plan:
         blocks: list of int64 arrays: the cells of each block.
         block_of: int64 (n_cells,).
     Raises:
-        UserError: the engine is not built, there are no baryons, the box cannot hold the masses, or a particle is too heavy.
+        UserError: there are no baryons, the box cannot hold the masses, or a particle is too heavy.
     """
 
     def __init__(self, config: Config) -> None:
         simulate, self.config = config.simulate, config
-        if simulate.engine != "halo_model":
-            raise UserError(f"engine {simulate.engine!r} is not built yet", "simulate.engine", "take halo_model")
         c = config.cosmology
+        if simulate.box is not None:
+            raise UserError(
+                "simulate.box is of the engine nbody, and simulate.engine is halo_model", "simulate.box", "take engine nbody or drop it"
+            )
         if not c.Ob0:
             raise UserError("the embedded simulation has gas, and cosmology.Ob0 is 0", "cosmology.Ob0", "give one above 0")
         self.background = Background(c.Om0, c.Ob0, c.h, c.sigma8, c.ns, c.Tcmb0)
@@ -143,6 +145,10 @@ class Plan:
         own = max(self.n_cell[b].sum() for b in self.blocks)
         mesh = BYTES_OF_MESH * mesh_cells(self.side) ** 3
         return int(around * 24 * 4 + own * 400 + mesh + BYTES_OF_QUERY) + 120_000_000
+
+    def fitting(self, free: float) -> str:
+        """What to do where a rank has only this much memory (bytes)."""
+        return "take fewer ranks a node, heavier particles or a smaller cell"
 
     def lines(self) -> list[str]:
         """The plan in words, for `--dry-run`."""

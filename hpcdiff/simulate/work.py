@@ -31,13 +31,13 @@ def simulate(config: Config, world: World) -> str:
         Stopped: a signal came; what is finished is kept.
     """
     plan, folder = Plan(config), Folder(config.dir)
-    finished, here, threads = False, ranks_per_node(world), threads_per_rank(world)
+    done, here, threads = False, ranks_per_node(world), threads_per_rank(world)
     with world.together():
         if world.main:
-            finished = _finished(config, plan, folder)
-            if not finished:
-                _prepare(config, plan, folder, here)
-    if world.broadcast(finished):
+            done = finished(config, plan, folder)
+            if not done:
+                prepare(config, plan, folder, here)
+    if world.broadcast(done):
         return f"done already: {folder.snapshot} and {folder.halos}"
     told = world.broadcast(provenance(world, engine=config.simulate.engine))
     for line in plan.lines():
@@ -69,7 +69,8 @@ def simulate(config: Config, world: World) -> str:
     return f"{n} clusters, {plan.n_total} particles of each type in {len(plan.blocks)} chunks: {folder.snapshot}, {folder.halos}"
 
 
-def _finished(config: Config, plan: Plan, folder: Folder) -> bool:
+def finished(config: Config, plan: Plan, folder: Folder) -> bool:
+    """Is all there, of this config?"""
     if not folder.halos.exists():
         return False
     with maps.open_hdf5(folder.halos, "halo catalogue") as f:
@@ -85,7 +86,7 @@ def _finished(config: Config, plan: Plan, folder: Folder) -> bool:
     return True
 
 
-def _prepare(config: Config, plan: Plan, folder: Folder, here: int) -> None:
+def prepare(config: Config, plan: Plan, folder: Folder, here: int) -> None:
     """Make or take up the unfinished run, and see that it fits on the disk and into memory."""
     ours = folder.config.exists()
     if ours:
@@ -108,8 +109,9 @@ def _prepare(config: Config, plan: Plan, folder: Folder, here: int) -> None:
         )
     need, free = plan.memory_bytes() * here, _free_memory()
     if need > free:
-        how = "take fewer ranks a node, heavier particles or a smaller cell"
-        raise UserError(f"{here} ranks need {need / 1e9:.3g} GB of memory and {free / 1e9:.3g} GB are free", "this node", how)
+        raise UserError(
+            f"{here} ranks need {need / 1e9:.3g} GB of memory and {free / 1e9:.3g} GB are free", "this node", plan.fitting(free / here)
+        )
     folder.draws.mkdir(parents=True, exist_ok=True)
     files.write_atomic(folder.config, chunks.stored(config))
     if folder.snapshot.exists():  # killed between the two last renames

@@ -1,0 +1,110 @@
+"""Particles through time: kick, drift, kick in comoving coordinates, with one step for all that shrinks as the accelerations grow."""
+
+from __future__ import annotations
+
+import math
+import os
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from hpcdiff import files
+from hpcdiff.simulate.nbody import growth
+from hpcdiff.simulate.nbody.gravity import Gravity
+
+LONGEST = 0.02
+"""Longest step in ln a."""
+FASTEST = 99.0
+"""The step follows this percentile of the accelerations."""
+DAMAGED = (FileNotFoundError, KeyError, ValueError, EOFError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error)
+"""What reading a file of arrays raises that is gone or damaged."""
+
+
+@dataclass
+class State:
+    """Where the particles are at a scale factor.
+
+    Attributes:
+        a: scale factor. steps: how many were made.
+        x: positions within the box, comoving Mpc; p: a^2 dx/dt, Mpc H0; float64 (n, 3) each.
+        kept: scale factor and positions, float32, at each of the times to be kept so far.
+    """
+
+    a: float
+    x: np.ndarray
+    p: np.ndarray
+    steps: int = 0
+    kept: tuple[tuple[float, np.ndarray], ...] = ()
+
+    def save(self, path: Path) -> None:
+        """Write the state whole or not at all."""
+        temporary = path.with_suffix(".tmp")
+        arrays = {f"kept{i}": x for i, (_, x) in enumerate(self.kept)}
+        with open(temporary, "wb") as f:
+            np.savez(f, a=self.a, steps=self.steps, x=self.x, p=self.p, times=np.array([a for a, _ in self.kept]), **arrays)
+        files.sync(temporary)
+        os.replace(temporary, path)
+
+    @classmethod
+    def load(cls, path: Path) -> State | None:
+        """Read what `save` wrote; None if there is none, or it is damaged."""
+        try:
+            with np.load(path) as f:
+                kept = tuple((float(a), f[f"kept{i}"]) for i, a in enumerate(f["times"]))
+                return cls(float(f["a"]), f["x"], f["p"], int(f["steps"]), kept)
+        except DAMAGED:
+            return None
+
+
+def evolve(
+    state: State,
+    mass: np.ndarray,
+    gravity: Gravity,
+    Om0: float,
+    softening: float,
+    accuracy: float,
+    until: float = 1.0,
+    keep: tuple[float, ...] = (),
+    after: Callable[[State], None] | None = None,
+) -> State:
+    """Evolve the particles to the scale factor `until`.
+
+    A step is at most `LONGEST` in ln a, and `accuracy` times sqrt(2 softening / acceleration), the time to fall through the softening.
+    What it is depends on the state alone, so that a run taken up from a saved state goes through the same ones.
+
+    Args:
+        mass: of the particles, any unit, (n,).
+        keep: scale factors after which the positions are kept.
+        after: called after each step; what it raises ends the run.
+    """
+    force = gravity.forces(state.x, mass)
+    while state.a < until:
+        pull = np.percentile(np.linalg.norm(force, axis=1), FASTEST) / state.a**3  # d2x/dt2
+        step = accuracy * math.sqrt(2 * softening / max(pull, 1e-30)) * float(growth.efunc(state.a, Om0))
+        step = min(step, LONGEST)
+        left = math.log(until / state.a)
+        end = until if left < 1.5 * step else state.a * math.exp(step)
+        middle = math.sqrt(state.a * end)
+        p = state.p + growth.kick(state.a, middle, Om0) * force
+        x = (state.x + growth.drift(state.a, end, Om0) * p) % gravity.side
+        x[x >= gravity.side] = 0.0  # the remainder of a tiny negative number
+        force = gravity.forces(x, mass)
+        p += growth.kick(middle, end, Om0) * force
+        kept = state.kept
+        if any(state.a < k <= end for k in keep):
+            kept = (*kept, (end, x.astype(np.float32)))
+        state = State(end, x, p, state.steps + 1, kept)
+        if after is not None:
+            after(state)
+    return state
+
+
+def energies(state: State, mass: np.ndarray, gravity: Gravity) -> tuple[float, float]:
+    """Kinetic and potential energy per mass in physical coordinates, (Mpc H0)^2: sum m v^2/2 with v = a dx/dt, and sum m phi / 2a."""
+    m = mass / mass.sum()
+    kinetic = 0.5 * float(m @ np.sum(state.p**2, axis=1)) / state.a**2
+    return kinetic, 0.5 * float(m @ gravity.potential(state.x, mass)) / state.a

@@ -1,0 +1,138 @@
+"""What the gas of the evolved halos is like: a polytrope in the potential that gravity made, with the energy that the run gave it.
+
+The run's gas particles feel gravity alone. In each halo the gas is then put into hydrostatic equilibrium in the evolved potential phi
+(Ostriker, Bode & Babul 2005): P/rho = (G - 1)/G (C - phi) and rho ~ (P/rho)^(1/(G - 1)), subhalos, infall and shape included, since phi
+has them. C is such that the gas keeps the kinetic energy that its particles had within R200m: a merger heats it.
+Particles stay where they are; their masses change.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import brentq
+
+from hpcdiff import cosmology
+from hpcdiff.cosmology import Background
+from hpcdiff.simulate import profiles
+from hpcdiff.simulate.nbody.halos import Halo, wrapped
+
+POLYTROPE = 1.2
+"""G of the gas (1.1 to 1.2 in simulations)."""
+RETAINED = 0.95
+"""Part of the motions' energy that the gas keeps; less with what cools (ours: the mean pressure is then the debiased profile)."""
+TURBULENCE = 1.3
+"""Turbulent part of the pressure over that of the halo model, 13 % in the centre to 45 % at R200m (ours, likewise)."""
+LEAST = 100
+"""Gas particles of the smallest halo that gets a polytrope."""
+REACH = 2.0
+"""To this radius over R200m the gas has the halo's pressure: about the accretion shock."""
+THICKEST = 3.0
+"""Most gas outside of R200m over what the run has there; what a halo between others lacks beyond that lies outside of all halos."""
+
+
+@dataclass
+class Gas:
+    """The gas particles of a box.
+
+    Attributes:
+        mass: Msun, (n,). density: Msun/Mpc^3, (n,). energy: internal energy, (km/s)^2, (n,).
+    """
+
+    mass: np.ndarray
+    density: np.ndarray
+    energy: np.ndarray
+
+
+def gas_fraction(mass: float) -> float:
+    """Gas within R200m over the cosmic part of M200m (Msun): 0.9 in the largest clusters, 0.3 at 1e13 (ours)."""
+    return 0.92 / (1 + (mass / 2e13) ** -1.2)
+
+
+def turbulence(formed: float) -> float:
+    """Turbulent part of the pressure over the halo model's mean, for the scale factor of half of the mass: late halos are stirred."""
+    late = np.clip(np.log10(formed / 0.64) / 0.09, -2.5, 2.5)  # standard deviations, as in the halo model
+    return float(TURBULENCE * np.exp(0.2 * late))
+
+
+def settle(
+    halos: list[tuple[Halo, float]],
+    x: np.ndarray,
+    v: np.ndarray,
+    phi: np.ndarray,
+    number: np.ndarray,
+    particle: float,
+    side: float,
+    background: Background,
+) -> Gas:
+    """The gas of a box today.
+
+    Args:
+        halos: with the scale factors at which they had half of their mass, by falling mass.
+        x: gas positions, comoving Mpc, (n, 3). v: peculiar velocities, km/s, (n, 3). phi: potential, (km/s)^2, (n,).
+        number: gas particles per Mpc^3 about each, (n,).
+        particle: mass of a gas particle of the run, Msun. side: of the box, Mpc.
+    """
+    weight, heat = np.ones(len(x)), np.zeros(len(x))
+    host, nearest, away = np.full(len(x), -1), np.full(len(x), REACH), np.empty((len(x), 3))
+    for i, (halo, _) in enumerate(halos):
+        d = wrapped(x - halo.centre, side)
+        r = np.linalg.norm(d, axis=1) / halo.radius_200m
+        closer = r < nearest
+        host[closer], nearest[closer], away[closer] = i, r[closer], d[closer]
+    for i, (halo, formed) in enumerate(halos):
+        own = np.flatnonzero(host == i)
+        inside = own[nearest[own] < 1]
+        if len(inside) < LEAST:
+            continue
+        flow = v[own] - v[inside].mean(axis=0) + 100 * background.h * away[own]
+        kinetic = RETAINED * 0.5 * np.mean(np.sum(flow[nearest[own] < 1] ** 2, axis=1))
+        s = _polytrope(phi[inside], 1 / number[inside], kinetic)
+        square = np.maximum((POLYTROPE - 1) / POLYTROPE * (s - phi[own]), 0)  # P/rho, thermal and turbulent
+        gas = gas_fraction(halo.mass_200m) * halo.mass_200m * background.Ob0 / background.Om0
+        weight[own] = _weights(square, number[own], nearest[own], gas / particle)
+        heat[own] = square * (1 - profiles.nonthermal(nearest[own], turbulence(formed)))
+    free = nearest >= 1
+    weight[free] += (len(x) - weight.sum()) / max(np.count_nonzero(free), 1)
+    density = weight * particle * number
+    kelvin = 1e4 * (density / background.rho_mean(component="gas")) ** 0.6  # of the intergalactic medium
+    floor = cosmology.K_B / (profiles.MU * cosmology.M_P) * 1e-10 * np.minimum(kelvin, 1e6)
+    return Gas(weight * particle, density, 1.5 * np.maximum(heat, floor))
+
+
+def _polytrope(phi: np.ndarray, volume: np.ndarray, kinetic: float) -> float:
+    """C for which the mean of 3/2 P/rho over the gas is the kinetic energy per mass."""
+    part = (POLYTROPE - 1) / POLYTROPE
+
+    def excess(c: float) -> float:
+        square = part * (c - phi)
+        gas = volume * square ** (1 / (POLYTROPE - 1))
+        return 1.5 * float(np.sum(gas * square) / np.sum(gas)) - kinetic
+
+    low, span = float(phi.max()), float(np.ptp(phi))
+    low += 1e-6 * span
+    return low if excess(low) >= 0 else brentq(excess, low, low + 1000 * span)
+
+
+def _weights(square: np.ndarray, number: np.ndarray, r: np.ndarray, wanted: float) -> np.ndarray:
+    """Mass of each particle over that of the run: the polytrope in the halo, and beyond it what was there and what the halo lacks.
+
+    Their sum within R200m is `wanted`, and in all the number of particles, as it was, or less where little room is outside.
+    """
+    rule = square ** (1 / (POLYTROPE - 1)) / number
+    inner = 1 / (1 + (r / 1.0) ** 12)
+    inside = r < 1
+    if inside.all():
+        return rule * (wanted / np.sum(rule))
+    # rule x inner + k (1 - inner): mass within R200m and in all
+    a = np.array([[np.sum((rule * inner)[inside]), np.sum((1 - inner)[inside])], [np.sum(rule * inner), np.sum(1 - inner)]])
+    scale, outer = np.linalg.solve(a, [wanted, len(r)])
+    if outer < 0:  # nothing would be left outside
+        scale, outer = len(r) / a[1, 0], 0.0
+    outside = 1 - inner
+    if scale < 0 or outer > THICKEST:  # a small halo, or one to which others leave little room: nothing of what is outside leaks in
+        outside = np.where(inside, 0, outside)
+        scale = wanted / a[0, 0]
+        outer = np.clip((len(r) - scale * a[1, 0]) / np.sum(outside), 0, THICKEST)
+    return scale * rule * inner + outer * outside

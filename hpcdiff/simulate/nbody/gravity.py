@@ -1,0 +1,54 @@
+"""Gravity of particles in a periodic box: particle-particle particle-mesh (Hockney & Eastwood 1988), split by a Gaussian.
+
+In units where H0 = 1 and lengths are comoving Mpc: laplacian(phi) = 3/2 Om0 delta, and d(a^2 dx/dt)/dt = -grad(phi)/a.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hpcdiff.simulate.nbody.mesh import Mesh
+from hpcdiff.simulate.nbody.pairs import Pairs
+
+SPLIT = 1.25
+"""r_s of the force split over the mesh's cells."""
+
+
+class Gravity:
+    """Forces and potential of particles in a periodic box.
+
+    Args:
+        side: of the box, comoving Mpc.
+        mesh: cells a side of the mesh, at least 24.
+        softening: Plummer's eps, comoving Mpc.
+        Om0: matter density today over the critical one.
+        threads: of the transforms and the pairs.
+    """
+
+    def __init__(self, side: float, mesh: int, softening: float, Om0: float, threads: int = 1) -> None:
+        self.side, self.strength, self.threads = side, 1.5 * Om0, threads
+        self.split = SPLIT * side / mesh
+        self.mesh = Mesh(side, mesh, self.split, self.strength, threads)
+        self.pairs = Pairs(side, self.split, softening)
+
+    def _point_mass(self, mass: np.ndarray) -> np.ndarray:
+        """G m of each particle: the box holds the mean density."""
+        return self.strength * self.side**3 / (4 * np.pi) * mass / mass.sum()
+
+    def _threads(self) -> None:
+        import numba
+
+        numba.set_num_threads(min(self.threads, numba.config.NUMBA_NUM_THREADS))
+
+    def forces(self, x: np.ndarray, mass: np.ndarray) -> np.ndarray:
+        """-grad(phi), float64 (n, 3); x (n, 3) within [0, side), float64, mass (n,) in any unit."""
+        self._threads()
+        return self.mesh.forces(x, mass) + self.pairs.forces(x, self._point_mass(mass))
+
+    def potential(self, x: np.ndarray, mass: np.ndarray) -> np.ndarray:
+        """phi without the particle's own, of zero mean over the box, float64 (n,)."""
+        self._threads()
+        m = self._point_mass(mass)
+        own = m / (np.sqrt(np.pi) * self.split)  # the mesh has it
+        mean = self.strength * self.split**2  # of the pairs' part
+        return self.mesh.potential(x, mass) + self.pairs.potential(x, m) + own + mean

@@ -1,0 +1,139 @@
+"""What the boxes are: sides, particle numbers, target masses and cost, a function of the config alone."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from scipy import fft
+
+from hpcdiff.config import Config
+from hpcdiff.cosmology import Background
+from hpcdiff.errors import UserError
+
+PAPER_PARTICLE, PAPER_SOFTENING = 1.27e10, 0.044
+"""Dark-matter particle (Msun) and softening (Mpc) of the paper; the softening of other particles goes with the cube root of their mass."""
+MESH = 4
+"""Mesh cells over lattice points, along a side."""
+LEAST_LATTICE, MOST_LATTICE = 8, 1024
+"""Particles of a type along the side of a box."""
+LEAST_PARTICLES = 100
+"""Least dark-matter particles of the least massive cluster."""
+LARGEST = 0.38
+"""Largest cluster over the mass of its box: the sphere that it was made from reaches nine tenths of the way to the walls."""
+YIELD = 0.8
+"""M200m over the mass of the sphere whose linear overdensity is 1.686 (measured on clusters of 1e14 to 1e15)."""
+SOFTEST = 0.25
+"""Largest softening over the particles' spacing: beyond the reach of the pairs the force has none (5 % there at this softening)."""
+SECONDS = 1e-5
+"""Core seconds of a step over the particles of a type, measured on a server's core with lattices of 16^3 to 64^3."""
+BYTES_OF_PARTICLE = 700
+"""Memory of a gas and a dark-matter particle at most, while a box evolves or its initial conditions are made."""
+BYTES_OF_MESH = 26
+"""Memory of a mesh cell."""
+BYTES_OF_CHUNK = 48 + 40
+"""Bytes on disk of a gas and a dark-matter particle."""
+BYTES_OF_STATE = 2 * (24 + 24 + 8 * 12)
+"""Bytes on disk of a gas and a dark-matter particle in a saved state."""
+
+
+class Plan:
+    """The boxes of the run, one a cluster, or one box in all.
+
+    Attributes:
+        background: the cosmology.
+        boxes: how many; cell: side of each; n_side: boxes along the side of the snapshot; side: of the snapshot, comoving Mpc.
+        lattice: particles of a type along the side of a box. mesh: cells of the gravity mesh along it. softening: comoving Mpc.
+        m_dm, m_gas: particle masses, Msun.
+        mass: target M200m of each box, Msun, (boxes,); empty for the one box.
+        n_box, n_total: particles of each type in a box and in all. blocks: what each chunk file holds: the number of its box.
+    Raises:
+        UserError: there are no baryons, the box cannot hold the masses, or particles are too heavy or too many.
+    """
+
+    def __init__(self, config: Config) -> None:
+        simulate, self.config, c = config.simulate, config, config.cosmology
+        if not c.Ob0:
+            raise UserError("the embedded simulation has gas, and cosmology.Ob0 is 0", "cosmology.Ob0", "give one above 0")
+        self.background = b = Background(c.Om0, c.Ob0, c.h, c.sigma8, c.ns, c.Tcmb0)
+        self.seed, self.single = config.run.seed, simulate.box is not None
+        self.boxes = 1 if self.single else simulate.clusters
+        self.cell = float(simulate.box if self.single else simulate.cell)
+        self.n_side = math.ceil(round(self.boxes ** (1 / 3), 9))
+        self.side = self.cell * self.n_side
+        rho = b.rho_mean(component="dm") * self.cell**3
+        self.lattice = 2 * round(np.cbrt(rho / simulate.particle_mass) / 2)
+        where = "simulate.particle_mass"
+        if not LEAST_LATTICE <= self.lattice <= MOST_LATTICE:
+            limits = (rho / n**3 for n in (MOST_LATTICE, LEAST_LATTICE))
+            how = "take {:.3g} to {:.3g} Msun".format(*limits)
+            raise UserError(f"a box of {self.cell:g} Mpc would have {self.lattice}^3 particles", where, how)
+        self.m_dm, self.m_gas = (b.rho_mean(component=kind) * self.cell**3 / self.lattice**3 for kind in ("dm", "gas"))
+        low, high = simulate.mass_range
+        if low * (1 - c.Ob0 / c.Om0) < LEAST_PARTICLES * self.m_dm:
+            how = f"take at most {low * (1 - c.Ob0 / c.Om0) / LEAST_PARTICLES:.3g}"
+            raise UserError(f"a cluster of {low:.3g} Msun would have fewer than {LEAST_PARTICLES} particles of {self.m_dm:.3g}", where, how)
+        most = LARGEST * b.rho_mean() * self.cell**3
+        if not self.single and high > most:
+            need = math.ceil(10 * np.cbrt(high / LARGEST / b.rho_mean())) / 10
+            how = f"take at least {need} Mpc, or masses up to {most:.3g} Msun"
+            raise UserError(f"a box of {self.cell:g} Mpc cannot hold a cluster of {high:.3g} Msun", "simulate.cell", how)
+        self.mesh = fft.next_fast_len(MESH * self.lattice, real=True)
+        kpc = simulate.softening
+        self.softening = kpc / 1e3 if kpc else PAPER_SOFTENING * float(np.cbrt(self.m_dm / PAPER_PARTICLE))
+        if self.softening > SOFTEST * self.cell / self.lattice:
+            how = f"take at most {1e3 * SOFTEST * self.cell / self.lattice:.3g} kpc"
+            raise UserError(
+                f"a softening of {1e3 * self.softening:.3g} kpc is more than the forces' split allows", "simulate.softening", how
+            )
+        self.n_box = self.lattice**3
+        self.n_total = self.n_box * self.boxes
+        self.blocks = list(range(self.boxes))
+        rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, 2**32 - 3])))
+        strata = (rng.permutation(self.boxes) + rng.random(self.boxes)) / self.boxes
+        self.mass = np.empty(0) if self.single else low * (high / low) ** strata
+
+    def seed_of(self, box: int) -> int:
+        """Seed of a box's waves."""
+        return int(np.random.SeedSequence([self.seed, box, 7]).generate_state(1, np.uint64)[0])
+
+    def cost(self, box: int) -> float:
+        """How long a box takes, compared with others: heavier clusters have more pairs and shorter steps."""
+        return 1.0 if self.single else 1.0 + 2.0 * float(self.mass[box]) / 1e15
+
+    def core_hours(self) -> float:
+        """About how long all boxes take together: steps are as many as was measured for clusters of 2e14 to 1e15 Msun."""
+        steps = 160 + 60 * (0.3 / self.config.simulate.accuracy) * (0.176 / self.softening)
+        return self.n_total * steps * SECONDS / 3600
+
+    def corner(self, box: int) -> np.ndarray:
+        """Lower corner of a box in the snapshot, comoving Mpc, (3,)."""
+        return np.array(np.unravel_index(box, (self.n_side,) * 3)) * self.cell
+
+    def disk_bytes(self) -> int:
+        """Bytes of the snapshot and of one unfinished box; each further rank has one more."""
+        return int(self.n_total * BYTES_OF_CHUNK + self.n_box * BYTES_OF_STATE) + 2**16 * self.boxes
+
+    def memory_bytes(self) -> int:
+        """Bytes of one rank at most."""
+        return self.n_box * BYTES_OF_PARTICLE + self.mesh**3 * BYTES_OF_MESH + 250_000_000
+
+    def fitting(self, free: float) -> str:
+        """What would fit into this much memory (bytes) of a rank."""
+        n = 2 * int(np.cbrt(max(free - 250e6, 0) / (BYTES_OF_PARTICLE + MESH**3 * BYTES_OF_MESH)) / 2)
+        if n < LEAST_LATTICE:
+            return "take fewer ranks a node"
+        return f"take fewer ranks a node, or simulate.particle_mass of at least {self.m_dm * (self.lattice / n) ** 3:.3g}"
+
+    def lines(self) -> list[str]:
+        """The plan in words, for `--dry-run`."""
+        what = "one periodic box" if self.single else f"{self.boxes} clusters, each in its own periodic box"
+        masses = "" if self.single else f", target masses {self.mass.min():.3g} to {self.mass.max():.3g} Msun"
+        return [
+            f"{what} of {self.cell:g} Mpc{masses}",
+            f"{self.lattice}^3 particles of each type in a box: dark matter {self.m_dm:.4g} Msun, gas {self.m_gas:.4g} Msun",
+            f"gravity mesh {self.mesh}^3, softening {1e3 * self.softening:.3g} kpc",
+            f"{self.boxes} chunk files, {self.n_total * BYTES_OF_CHUNK / 1e9:.3g} GB ({self.disk_bytes() / 1e9:.3g} GB while at work)",
+            f"about {self.core_hours() * 60 / self.boxes:.2g} core minutes a box, {self.core_hours():.2g} core hours in all",
+            f"memory {self.memory_bytes() / 1e9:.2g} GB a rank",
+        ]

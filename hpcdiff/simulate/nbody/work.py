@@ -1,0 +1,148 @@
+"""The farm: boxes dealt over the ranks, each evolved by one rank alone, then the catalogue.
+
+A box depends on the config alone, so files do not depend on who makes them. A killed run finds the boxes that are there, and the state of
+those that were being evolved.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+
+from hpcdiff import checked, files
+from hpcdiff.config import Config
+from hpcdiff.errors import Stopped, UserError
+from hpcdiff.launch import provenance
+from hpcdiff.simulate import chunks
+from hpcdiff.simulate.chunks import Folder
+from hpcdiff.simulate.nbody.box import ENGINE, START, run_box
+from hpcdiff.simulate.nbody.evolve import DAMAGED, State
+from hpcdiff.simulate.nbody.plan import Plan
+from hpcdiff.world import World, ranks_per_node, threads_per_rank
+
+
+def simulate_boxes(config: Config, world: World) -> str:
+    """Write `snapshot/` and `halos.hdf5` below `run.dir`; returns one line about what was done.
+
+    Raises:
+        UserError: a config that cannot be, too little disk or memory, or a rerun with another config.
+        Stopped: a signal came; what is finished is kept, and the state of the unfinished boxes.
+    """
+    from hpcdiff.simulate.work import finished, prepare
+
+    plan, folder = Plan(config), Folder(config.dir)
+    done, here, threads = False, ranks_per_node(world), threads_per_rank(world)
+    with world.together():
+        if world.main:
+            done = finished(config, plan, folder)
+            if not done:
+                prepare(config, plan, folder, here)
+    if world.broadcast(done):
+        return f"done already: {folder.snapshot} and {folder.halos}"
+    told = world.broadcast(provenance(world, engine=ENGINE))
+    for line in plan.lines():
+        world.print(f"hpcdiff simulate: {line}")
+    folder.chunks = Path(world.broadcast(str(folder.chunks)))
+    with world.together():  # what an earlier run has left is taken up only if it is whole
+        bad = [str(path) for box in plan.blocks[world.rank :: world.size] for path in _damaged(folder, box)]
+    for path in sorted(path for part in world.allgather(bad) for path in part):
+        world.print(f"hpcdiff simulate: {path} is damaged and is made again")
+    missing = [b for b in plan.blocks if not folder.chunk(b).exists()] if world.main else None
+    missing = sorted(world.broadcast(missing), key=lambda b: (-plan.cost(b), b))
+    _farm(plan, folder, world, missing, chunks.timeless(told), threads)
+    said = None
+    with world.together():
+        if world.main:
+            said = _finish(plan, folder, told)
+    return world.broadcast(said)
+
+
+def _damaged(folder: Folder, box: int) -> list[Path]:
+    """Files of a finished box that are not as they were written; what is left of the box is removed, so that it is made again."""
+    chunk, rows = folder.chunk(box), folder.rows(box)
+    if not chunk.exists():
+        return []
+    found = [] if chunks.whole(chunk) else [chunk]
+    if _read_rows(rows) is None:
+        found.append(rows)
+    if found:
+        files.remove(chunk)
+        files.remove(rows)
+    return found
+
+
+def _read_rows(path: Path) -> dict[str, np.ndarray] | None:
+    """A box's rows of the catalogue; None if they are gone or damaged."""
+    try:
+        with np.load(path) as f:
+            return {name: f[name] for name in f}
+    except DAMAGED:
+        return None
+
+
+def _farm(plan: Plan, folder: Folder, world: World, todo: list[int], told: str, threads: int) -> None:
+    """Rounds of one box a rank, costly ones first, so that those of one round are alike."""
+    bar = world.progress(100 * len(todo), "% of a box")
+    world.sign.path = world.sign.path or plan.config.dir / "stop"  # each rank looks for itself: a box takes long
+    for start in range(0, len(todo), world.size):
+        look = _Look(world, bar, start, len(todo))
+        with world.together():
+            if start + world.rank < len(todo):
+                run_box(plan, folder, todo[start + world.rank], told, threads, look)
+        if start + world.size < len(todo) and world.stop_agreed():
+            raise Stopped(f"{start + world.size} of {len(todo)} boxes done; the same command goes on from there")
+    bar.close()
+
+
+class _Look:
+    """What is done after each step of a box: show how far it is, and stop if this rank was told to."""
+
+    def __init__(self, world: World, bar, start: int, count: int) -> None:
+        self.world, self.bar, self.start, self.count, self.shown = world, bar, start, count, 0
+
+    def __call__(self, state: State) -> None:
+        now = int(100 * (1 - math.log(state.a) / math.log(START)))
+        self.bar.update(min(self.world.size, self.count - self.start) * (now - self.shown))  # rank 0's box stands for those of the round
+        self.shown = now
+        if self.world.sign.look(True):
+            said = f"{self.start} of {self.count} boxes done, and the state of the unfinished ones"
+            raise Stopped(f"{said}; the same command goes on from there")
+
+
+def _finish(plan: Plan, folder: Folder, told: str) -> str:
+    """Write the catalogue, give the snapshot its name, and the catalogue last: it is the sign that all is there."""
+    halos = folder.partial / "halos.hdf5"
+    rows = [_read_rows(folder.rows(box)) for box in plan.blocks]
+    if None in rows:
+        raise UserError("a box's halos are gone or damaged", folder.rows(rows.index(None)), "run simulate again, which makes the box again")
+    rows = [r for r in rows if r]
+    if not rows:
+        low, high = plan.config.simulate.mass_range
+        raise UserError(
+            f"the box has no halo of {low:.3g} to {high:.3g} Msun", "simulate.mass_range", "widen it, or take a larger simulate.box"
+        )
+    columns = {name: np.concatenate([r[name] for r in rows]) for name in rows[0]}
+    n = len(columns["mass_200m"])
+    temporary = halos.with_name("halos.tmp")
+    with checked.create(temporary) as f:
+        f.attrs.update({"format": "hpcdiff-halos", "version": 1, "config": chunks.stored(plan.config), "provenance": told, "inputs": "{}"})
+        checked.put(f, "halo_id", np.arange(n, dtype="<i8"))
+        for name, value in columns.items():
+            checked.put(f, name, value)
+    os.replace(temporary, halos)
+    for left in folder.chunks.glob("*.tmp"):
+        files.remove(left)
+    if folder.chunks != folder.snapshot:
+        files.sync(folder.chunks)
+        os.replace(folder.chunks, folder.snapshot)
+    os.replace(halos, folder.halos)
+    files.sync(folder.halos.parent)
+    files.remove(folder.partial)
+    masses = columns["mass_200m"]
+    return (
+        f"{n} halos of {masses.min():.3g} to {masses.max():.3g} Msun, {plan.n_total} particles of each type in "
+        f"{plan.boxes} chunks ({ENGINE}): {folder.snapshot}, {folder.halos}"
+    )

@@ -1,0 +1,83 @@
+"""Closed forms: a plane wave until it breaks, two bodies, the cosmic energy equation; and a run taken up from the disk."""
+
+import numpy as np
+import pytest
+
+from hpcdiff.cosmology import Background
+from hpcdiff.simulate.nbody.evolve import State, energies, evolve
+from hpcdiff.simulate.nbody.gravity import Gravity
+from hpcdiff.simulate.nbody.initial import Waves, displaced, power, white
+
+SIDE, OM = 40.0, 0.3
+
+
+def test_a_plane_wave_grows_as_zeldovich_says():
+    n = 16
+    waves = Waves(SIDE, n)
+    modes = np.zeros((n, n, n // 2 + 1), complex)
+    breaks = 2.0  # growth factor at which it would break
+    modes[1, 0, 0] = modes[-1, 0, 0] = 0.5 / breaks
+    start, end = (displaced(waves, modes, OM, a)[0] for a in (0.1, 1.0))
+    p = displaced(waves, modes, OM, 0.1)[1]
+    gravity, mass = Gravity(SIDE, 32, 0.5, OM), np.ones(n**3)
+    done = evolve(State(0.1, start, p), mass, gravity, OM, 0.5, 0.3)
+    moved = ((done.x - start + SIDE / 2) % SIDE - SIDE / 2)[:, 0]
+    expected = ((end - start + SIDE / 2) % SIDE - SIDE / 2)[:, 0]
+    assert np.abs(moved - expected).max() < 0.02 * np.abs(expected).max()
+    want = displaced(waves, modes, OM, 1.0)[1][:, 0]
+    assert np.abs(done.p[:, 0] - want).max() < 0.03 * np.abs(want).max()
+
+
+def test_two_bodies_circle_each_other():
+    """In a time far below the Hubble time they go round by the angle that Plummer's force says, at their distance."""
+    apart, eps = 0.02, 0.002
+    gravity, mass = Gravity(1.0, 32, eps, OM), np.ones(2)
+    pull = gravity._point_mass(mass)[0] * apart / (apart**2 + eps**2) ** 1.5  # of each on the other
+    v = np.sqrt(pull * apart / 2)
+    angle = 1.5 * np.pi
+    until = np.exp(angle * apart / 2 / v)  # H = 1 today, so ln a runs as time
+    x = np.array([[0.5 - apart / 2, 0.5, 0.5], [0.5 + apart / 2, 0.5, 0.5]])
+    state = evolve(State(1.0, x, np.array([[0, -v, 0], [0, v, 0]])), mass, gravity, OM, eps, 0.3, until=until)
+    separation = (state.x[1] - state.x[0]) * state.a
+    assert np.linalg.norm(separation) == pytest.approx(apart, rel=0.02)
+    turned = np.arctan2(separation[1], separation[0]) % (2 * np.pi)
+    assert turned == pytest.approx(angle, abs=0.15)
+
+
+def test_the_cosmic_energy_equation_holds(tmp_path):
+    """Layzer-Irvine: d(T + W)/da = -(2T + W)/a."""
+    n = 16
+    waves = Waves(SIDE, n)
+    modes = white(waves, 4) * np.sqrt(power(Background(), waves))
+    x, p = displaced(waves, modes, OM, 0.05)
+    gravity, mass = Gravity(SIDE, 48, 0.15, OM), np.ones(n**3)
+    history, saved = [], []
+
+    def look(state):
+        history.append((state.a, *energies(state, mass, gravity)))
+        if state.steps == 20:
+            state.save(tmp_path / "state.npz")
+            saved.append(state)
+
+    keep = (0.3, 0.6)
+    done = evolve(State(0.05, x, p), mass, gravity, OM, 0.15, 0.4, keep=keep, after=look)
+    a, t, w = np.array(history).T
+    change = t + w - (t + w)[0]
+    work = -np.concatenate([[0], np.cumsum(0.5 * np.diff(np.log(a)) * ((2 * t + w)[1:] + (2 * t + w)[:-1]))])
+    assert np.abs(change - work).max() < 0.02 * np.abs(w).max()
+    assert np.linalg.norm(done.p.mean(axis=0)) < 1e-3 * np.linalg.norm(done.p, axis=1).mean()
+    again = evolve(State.load(tmp_path / "state.npz"), mass, gravity, OM, 0.15, 0.4, keep=keep)
+    assert again.steps == done.steps and (again.x == done.x).all() and (again.p == done.p).all()
+    assert [k[0] for k in again.kept] == [k[0] for k in done.kept] and len(done.kept) == 2
+    assert all((one[1] == two[1]).all() for one, two in zip(again.kept, done.kept, strict=True))
+
+
+def test_a_damaged_state_is_not_taken_up(tmp_path):
+    state = State(0.5, np.random.default_rng(0).uniform(0, 1, (50, 3)), np.zeros((50, 3)), 7, ((0.3, np.ones((50, 3), np.float32)),))
+    state.save(tmp_path / "state.npz")
+    again, data = State.load(tmp_path / "state.npz"), bytearray((tmp_path / "state.npz").read_bytes())
+    assert (again.x == state.x).all() and again.steps == 7 and again.kept[0][0] == 0.3
+    assert State.load(tmp_path / "none.npz") is None
+    for bad in (data[: len(data) // 2], data[:900] + bytes([data[900] ^ 1]) + data[901:], b""):
+        (tmp_path / "state.npz").write_bytes(bad)
+        assert State.load(tmp_path / "state.npz") is None

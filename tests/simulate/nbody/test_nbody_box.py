@@ -1,0 +1,123 @@
+"""What the boxes are and what one box hands on: masses, seeds, cost, units, saved states, smoothing through the walls."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hpcdiff.config import read_config
+from hpcdiff.cosmology import G_MPC
+from hpcdiff.errors import UserError
+from hpcdiff.simulate.chunks import Folder
+from hpcdiff.simulate.nbody import box
+from hpcdiff.simulate.nbody.halos import wrapped
+from hpcdiff.simulate.nbody.plan import Plan
+
+CONFIG = Path(__file__).parents[3] / "configs" / "nbody.yaml"
+SMALL = (
+    "simulate.clusters=1",
+    "simulate.mass_range=[7e14, 1.2e15]",
+    "simulate.cell=45",
+    "simulate.particle_mass=1.83e12",
+    "simulate.accuracy=1",
+)
+
+
+def plan_of(*changes):
+    return Plan(read_config(CONFIG, list(changes)))
+
+
+def test_masses_are_flat_in_log_m_and_boxes_differ():
+    plan = plan_of("simulate.clusters=400")
+    place = np.log(np.sort(plan.mass) / 1.5e14) / np.log(1.2e15 / 1.5e14)
+    assert np.abs(place - (np.arange(400) + 0.5) / 400).max() <= 0.5 / 400 and np.abs(np.corrcoef(plan.mass, np.arange(400))[0, 1]) < 0.2
+    seeds = [plan.seed_of(i) for i in range(400)]
+    assert len({*seeds, *map(plan_of("run.seed=1").seed_of, range(400))}) == 800
+    assert (plan_of("simulate.clusters=400", "run.seed=1").mass != plan.mass).any()
+
+
+def test_cost_is_near_what_was_measured():
+    """About 80 core seconds a cluster at the laptop's particles; half the step, the softening of particles 8 times lighter: more steps."""
+    plan = plan_of()
+    assert plan.lattice == 32 and 40 < 3600 * plan.core_hours() / plan.boxes < 160
+    fine = plan_of("simulate.particle_mass=1.27e10")
+    assert fine.lattice == 64 and fine.softening == pytest.approx(0.044, rel=0.01)
+    assert 1.2 < fine.core_hours() / plan.core_hours() / 8 < 2
+    assert plan_of("simulate.softening=50").softening == 0.05
+    assert plan.cost(int(np.argmax(plan.mass))) > plan.cost(int(np.argmin(plan.mass)))
+
+
+@pytest.fixture
+def first(tmp_path):
+    """A plan of one small box, and the folders of its run."""
+    folder = Folder(tmp_path)
+    folder.draws.mkdir(parents=True)
+    folder.chunks.mkdir()
+    return plan_of(*SMALL), folder
+
+
+def test_potential_and_velocities_have_units(first, monkeypatch):
+    """phi climbs by what G M/r^2 says, and the motions in the halo have about half of G M/R."""
+    plan, folder = first
+    seen = []
+
+    def settle(*args):
+        seen.extend(args)
+        return real(*args)
+
+    real = box.settle
+    monkeypatch.setattr(box, "settle", settle)
+    box.run_box(plan, folder, 0, "{}", 1, lambda state: None)
+    (halo, formed), x, v, phi, _, particle, side, b = seen[0][0], *seen[1:]
+    assert 0.3 < formed < 1 and folder.chunk(0).exists() and not folder.draw(0).exists()
+    d = wrapped(x - halo.centre, side)
+    r = np.linalg.norm(d, axis=1)
+    order = np.argsort(r)
+    mass = particle * b.Om0 / b.Ob0 * (np.arange(len(r)) + 1)
+    climb = np.cumsum(G_MPC * mass[:-1] / np.maximum(r[order][:-1], 0.1) ** 2 * np.diff(r[order]))
+    middle, edge = (np.flatnonzero(np.abs(r[order] / halo.radius_200m - at) < 0.1) for at in (0.5, 1.2))
+    assert np.mean(phi[order][edge]) - np.mean(phi[order][middle]) == pytest.approx(np.mean(climb[edge]) - np.mean(climb[middle]), rel=0.15)
+    inside = r < halo.radius_200m
+    flow = v[inside] - v[inside].mean(axis=0) + 100 * b.h * d[inside]
+    assert 0.4 < 0.5 * np.mean(np.sum(flow**2, axis=1)) / (G_MPC * halo.mass_200m / halo.radius_200m) < 0.75
+
+
+def test_a_box_is_saved_on_the_way_and_taken_up_there(first, monkeypatch):
+    plan, folder = first
+    monkeypatch.setattr(box, "SAVE_EVERY", 0.0)
+    steps = []
+
+    def after(state):
+        steps.append((state.steps, folder.draw(0).exists()))
+        if state.steps == 4:
+            folder.draw(0).rename(folder.draws / "kept")
+            monkeypatch.setattr(box.State, "save", lambda *args: None)  # as killed: nothing more is written
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        box.run_box(plan, folder, 0, "{}", 1, after)
+    assert steps == [(1, False), (2, True), (3, True), (4, True)]
+    (folder.draws / "kept").rename(folder.draw(0))
+
+    def stop(state):
+        steps.append(state.steps)
+        raise UserError("far enough", "here", "-")
+
+    with pytest.raises(UserError):
+        box.run_box(plan, folder, 0, "{}", 1, stop)
+    assert steps[-1] == 4  # the state after step 3 was the last that was written
+
+
+def test_smoothing_lengths_know_no_walls():
+    x = np.random.default_rng(1).uniform(0, 1, (800, 3)) ** 1.5 * 10
+    h, number = box._smoothing(x, 10.0, True, 1)
+    other, again = box._smoothing((x + [4.0, 5.0, 9.0]) % 10, 10.0, True, 1)
+    assert h == pytest.approx(other, rel=1e-5) and number == pytest.approx(again, rel=1e-4)
+
+
+def test_the_halo_near_the_peak_is_taken_not_a_heavier_one_far_away():
+    plan, Halo = plan_of(*SMALL), box.Halo
+    far, near, lesser = (Halo(np.full(3, at), m, 2.0, m, 1.0) for at, m in ((2.0, 2e15), (22.0, 1e15), (24.0, 1e14)))
+    assert box._chosen(plan, [far, near, lesser]) == [1] and box._chosen(plan, [far]) == [0]
+    single = plan_of("simulate.box=60", "simulate.mass_range=[5e14, 1.5e15]")
+    assert box._chosen(single, [far, near, lesser]) == [1]

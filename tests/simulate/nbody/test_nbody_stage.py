@@ -1,0 +1,251 @@
+"""The stage with the N-body engine: files, ranks, restarts, refusals, and maps made from it."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import h5py
+import numpy as np
+import pytest
+from conftest import run
+from scipy.spatial import cKDTree
+
+from hpcdiff import maps
+from hpcdiff.sections import Split
+from hpcdiff.simulate.__main__ import main
+from hpcdiff.simulate.nbody import work
+from hpcdiff.simulate.nbody.box import run_box
+
+SIDE = 45.0
+SMALL = ["simulate.engine=nbody", "simulate.clusters=3", "simulate.mass_range=[7e14, 1.2e15]", f"simulate.cell={SIDE}"]
+SMALL += ["simulate.particle_mass=1.83e12", "simulate.accuracy=1"]
+
+
+def config(folder, *more):
+    folder.mkdir(exist_ok=True)
+    (folder / "c.yaml").write_text("run: {seed: 5}\n")
+    return [str(folder / "c.yaml"), f"run.dir={folder}", *SMALL, *more]
+
+
+def contents(folder):
+    found = {p.name: p.read_bytes() for p in (folder / "snapshot").iterdir()}
+    with h5py.File(folder / "halos.hdf5") as f:
+        return found | {name: f[name][:].tobytes() for name in f}
+
+
+@pytest.fixture(scope="module")
+def serial(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("serial")
+
+    def kept(*args):
+        shutil.copytree(folder, folder.with_name("unfinished"))
+        return real(*args)
+
+    real = work._finish
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(work, "_finish", kept)
+        assert main(config(folder)) == 0
+    return folder
+
+
+@pytest.fixture
+def unfinished(serial):
+    """That run when all boxes were there and nothing had its name yet."""
+    return serial.with_name("unfinished")
+
+
+def test_snapshot_and_catalogue_are_the_contracts(serial):
+    files = [h5py.File(p) for p in sorted((serial / "snapshot").iterdir())]
+    head = files[0]["Header"].attrs
+    assert head["NumFilesPerSnapshot"] == len(files) == 3 and head["BoxSize"] == pytest.approx(2 * SIDE * 700)
+    assert (np.sum([f["Header"].attrs["NumPart_ThisFile"] for f in files], axis=0) == head["NumPart_Total"]).all()
+    for f in files:
+        for kind, more in (("PartType0", ["Density", "InternalEnergy", "ElectronAbundance"]), ("PartType1", [])):
+            for name in ("Coordinates", "Masses", "SmoothingLength", "ParticleIDs", *more):
+                value = f[kind][name][:]
+                assert len(value) == 12**3 and np.isfinite(value).all() and (value >= 0).all()
+            assert f[kind]["Coordinates"][:].max() < head["BoxSize"]
+        mean = 2.7754e11 * 0.49 * SIDE**3  # of the critical density
+        gas, dm = (f[kind]["Masses"][:].sum() * 1e10 / 0.7 for kind in ("PartType0", "PartType1"))
+        assert gas == pytest.approx(0.045 * mean, rel=1e-3) and dm == pytest.approx(0.255 * mean, rel=1e-3)
+    ids = np.concatenate([f[g]["ParticleIDs"][:] for f in files for g in ("PartType0", "PartType1")])
+    assert len(np.unique(ids)) == len(ids)
+    assert files[0].attrs["engine"] == "nbody (experimental)"
+    with h5py.File(serial / "halos.hdf5") as f:
+        assert list(f["halo_id"]) == [0, 1, 2] and json.loads(f.attrs["provenance"])["engine"] == "nbody (experimental)"
+        assert ((f["mass_200m"][:] > 0.4 * f["target_mass"][:]) & (f["mass_200m"][:] < 1.6 * f["target_mass"][:])).all()
+
+
+def test_the_catalogues_masses_are_in_the_particles(serial):
+    """Within R200m of the catalogue's centre are 200 times the mean density and `gas_fraction` of the baryons."""
+    with h5py.File(serial / "halos.hdf5") as halos:
+        for i in range(3):
+            with h5py.File(serial / "snapshot" / f"snapshot_{i:06d}.hdf5") as f:
+                inside = {}
+                for kind in ("PartType0", "PartType1"):
+                    r = np.linalg.norm(f[kind]["Coordinates"][:] / 700 - halos["position"][i], axis=1)
+                    inside[kind] = f[kind]["Masses"][:][r < halos["radius_200m"][i]].sum() * 1e10 / 0.7
+            mass = halos["mass_200m"][i]
+            assert inside["PartType1"] == pytest.approx(0.85 * mass, rel=0.05)
+            assert inside["PartType0"] == pytest.approx(0.15 * halos["gas_fraction"][i] * mass, rel=0.01)
+            assert mass == pytest.approx(200 * 4 * np.pi / 3 * 4.0798e10 * halos["radius_200m"][i] ** 3, rel=0.01)
+
+
+def test_smoothing_lengths_and_densities_are_those_of_64_neighbours(serial):
+    """Of the particles' own kind; a gas particle's density is its mass times the number density about it."""
+    with h5py.File(serial / "snapshot" / "snapshot_000002.hdf5") as f:
+        for kind in ("PartType0", "PartType1"):
+            x, h = f[kind]["Coordinates"][:] / 700 % SIDE, f[kind]["SmoothingLength"][:] / 700
+            tree = cKDTree(x, boxsize=SIDE)
+            within = tree.query_ball_point(x, 1.0001 * h, return_length=True)
+            assert (np.percentile(within, [5, 90]) == 65).all()  # with itself
+        volume = 4 * np.pi / 3 * (f["PartType0"]["SmoothingLength"][:]) ** 3
+        inside = f["PartType0"]["Density"][:] * volume / f["PartType0"]["Masses"][:]
+        assert np.median(inside) == pytest.approx(65, rel=0.15)
+
+
+def test_any_number_of_ranks_gives_the_same_bytes(serial, tmp_path):
+    done = run("simulate", *config(tmp_path / "run"), ranks=2)
+    assert done.returncode == 0, done.stderr
+    assert contents(tmp_path / "run") == contents(serial)
+
+
+def test_stopped_and_killed_and_run_again_gives_the_same_bytes(serial, tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    command = [sys.executable, "-m", "hpcdiff.simulate", *config(folder)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    while not list(folder.glob("simulate.partial/snapshot/*.hdf5")) and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate(timeout=120)[1]
+    assert process.returncode == 75 and "stopped" in said
+    assert len(list(folder.glob("simulate.partial/draws/00*.npz"))) == 1  # the box that was being evolved
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while len(list(folder.glob("simulate.partial/snapshot/*.hdf5"))) < 2 and process.poll() is None:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "it was too fast to be killed"
+    made = []
+
+    def watched(plan, files, box, *rest):
+        made.append(box)
+        run_box(plan, files, box, *rest)
+
+    monkeypatch.setattr("hpcdiff.simulate.nbody.work.run_box", watched)
+    assert main(config(folder)) == 0
+    assert len(made) == 1 and contents(folder) == contents(serial)
+    assert not (folder / "simulate.partial").exists()
+
+
+@pytest.mark.parametrize("what", ["draws/halos_{:06d}.npz", "snapshot/snapshot_{:06d}.hdf5", "none"])
+def test_a_damaged_box_of_an_unfinished_run_is_made_again_alone(serial, unfinished, tmp_path, monkeypatch, capsys, what):
+    """One bit flipped in its rows of the catalogue or in its chunk; a saved state that is damaged begins anew."""
+    folder, made = tmp_path / "run", []
+    shutil.copytree(unfinished, folder)
+    path = folder / "simulate.partial" / what.format(1)
+    if path.exists():
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+        (folder / "simulate.partial" / "draws" / "000001.npz").write_bytes(data)  # no state: evolved from the start
+
+    def watched(plan, files, box, *rest):
+        made.append(box)
+        run_box(plan, files, box, *rest)
+
+    monkeypatch.setattr("hpcdiff.simulate.nbody.work.run_box", watched)
+    assert main(config(folder)) == 0
+    assert made == ([1] if what != "none" else []) and contents(folder) == contents(serial)
+    assert (f"{path} is damaged and is made again" in capsys.readouterr().out) == bool(made)
+
+
+def test_every_dataset_has_checksums(serial):
+    """A flipped bit is an error for whoever reads it, in any chunk and in the catalogue."""
+    for path in (*(serial / "snapshot").iterdir(), serial / "halos.hdf5"):
+        with h5py.File(path) as f:
+            groups = [f[name] for name in f if name.startswith("PartType")] or [f]
+            found = [group[name].fletcher32 for group in groups for name in group]
+            assert len(found) >= 9 and all(found)
+
+
+def test_a_finished_run_says_so_and_another_config_is_refused(serial, capsys):
+    assert main(config(serial)) == 0
+    assert "done already" in capsys.readouterr().out
+    assert main(config(serial, "simulate.accuracy=0.5")) == 2
+    assert "simulate.accuracy was 1.0 and is now 0.5" in capsys.readouterr().err
+
+
+def test_maps_are_made_from_it(serial):
+    parts = {"train": 0.34, "val": 0.33, "test": 0.33}
+    seed = next(i for i in range(1000) if len(set(maps.deal(np.arange(3), Split(**parts, seed=i)))) == 3)
+    split = f"project.split={{train: 0.34, val: 0.33, test: 0.33, seed: {seed}}}"
+    done = run("project", *config(serial), "project.npix=16", "project.views.axes=[z]", split)
+    assert done.returncode == 0, done.stderr
+    with h5py.File(serial / "maps.h5") as f:
+        assert json.loads(f.attrs["provenance"])["simulation_engine"] == "nbody (experimental)"
+        for name, least in (("dm", 20), ("gas", 10), ("sz", 1)):
+            image = f["fields"][name][:]
+            assert (image[:, 6:10, 6:10].mean(axis=(1, 2)) > 3 * image[:, :2].mean(axis=(1, 2))).all()
+            assert image.max() > least
+
+
+def test_one_periodic_box_has_its_halos(tmp_path, capsys):
+    more = ["simulate.box=60", "simulate.mass_range=[1.2e14, 5e15]", "simulate.particle_mass=9.4e11"]
+    assert main(config(tmp_path / "run", *more)) == 0
+    with h5py.File(tmp_path / "run" / "halos.hdf5") as halos, h5py.File(tmp_path / "run" / "snapshot" / "snapshot_000000.hdf5") as f:
+        n = len(halos["halo_id"])
+        assert n >= 2 and (np.diff(halos["mass_200m"][:]) <= 0).all() and halos["mass_200m"][:].min() >= 1.2e14
+        assert f["Header"].attrs["BoxSize"] == pytest.approx(60 * 700)
+        x = f["PartType1"]["Coordinates"][:] / 700
+        for centre, radius, mass in zip(halos["position"][:], halos["radius_200m"][:], halos["mass_200m"][:], strict=True):
+            r = np.linalg.norm((x - centre + 30) % 60 - 30, axis=1)
+            assert np.sum(r < radius) * f["PartType1"]["Masses"][0] * 1e10 / 0.7 == pytest.approx(0.85 * mass, rel=0.12)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("cosmology.Ob0=0", "has gas, and cosmology.Ob0 is 0"),
+        ("simulate.mass_range=[7e14, 4.8e15]", "cannot hold a cluster of 4.8e+15 Msun, simulate.cell, take at least 67.7 Mpc"),
+        ("simulate.particle_mass=1e13", "simulate.particle_mass, take"),
+        ("simulate.mass_range=[1e14, 1e15]", "fewer than 100 particles"),
+        ("simulate.particle_mass=1e5", "simulate.particle_mass, take 2.94e+06 to 6.17e+12"),
+        ("simulate.accuracy=2", "at most 1"),
+        ("simulate.accuracy=0", "must be above 0"),
+        ("simulate.softening=-3", "must be above 0"),
+        ("simulate.softening=1e4", "simulate.softening, take at most 938 kpc"),
+    ],
+)
+def test_bad_configs_are_refused_in_one_line(tmp_path, capsys, change, said):
+    assert main(config(tmp_path / "run", change)) == 2
+    error = capsys.readouterr().err.strip()
+    assert said in error and "\n" not in error and error.startswith("hpcdiff simulate: error: ")
+    assert not list((tmp_path / "run").glob("snapshot*")) and not (tmp_path / "run" / "halos.hdf5").exists()
+
+
+def test_too_little_memory_says_what_would_fit(tmp_path, capsys, monkeypatch):
+    free = 0.26e9
+    monkeypatch.setattr("hpcdiff.simulate.work._free_memory", lambda: free)
+    assert main(config(tmp_path / "run", "simulate.particle_mass=1e11", "simulate.clusters=1")) == 2
+    said = capsys.readouterr().err
+    assert "GB of memory" in said
+    mass = said.split("at least ")[1].strip()
+    assert main([*config(tmp_path / "run", f"simulate.particle_mass={mass}", "--dry-run")]) == 0
+
+
+def test_dry_run_says_the_plan_and_touches_nothing(tmp_path, capsys):
+    assert main([*config(tmp_path / "run"), "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    for words in (
+        "3 clusters, each in its own periodic box of 45 Mpc",
+        "12^3 particles of each type",
+        "mesh 48^3",
+        "core minutes a box",
+        "memory",
+    ):
+        assert words in out
+    assert [p.name for p in (tmp_path / "run").iterdir()] == ["c.yaml"]
