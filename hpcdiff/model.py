@@ -39,9 +39,12 @@ def save_model(path: str | Path, model: Model, card: str) -> None:
         model: its denoiser holds the averaged (EMA) weights.
         card: the model card, Markdown.
     Raises:
-        UserError: the disk is full.
+        UserError: the disk is full; weights that are not finite.
     """
     path = Path(path)
+    if odd := [name for name, tensor in model.denoiser.state_dict().items() if not tensor.isfinite().all()]:
+        what = f"the trained weights are not finite ({odd[0]}), so no model is written"
+        raise UserError(what, path.parent, "remove the newest of checkpoints/ and run the same command again")
     partial = path.with_name(path.name + ".partial")
     files.remove(partial)
     partial.mkdir(parents=True)
@@ -94,6 +97,10 @@ def _refuse_nonsense(config: dict, info: dict, transforms: dict[str, Transform],
     check_bounds(checked, "config.json")
     if not isinstance(info["npix"], int) or info["npix"] < 1:
         raise ValueError(f"npix is {info['npix']!r}")
+    for ranges in (info.get("seen") or {}).values():
+        for low, high in ranges.values():
+            if not float(low) <= float(high):
+                raise ValueError(f"the range of the training maps is {low} to {high}")
     for name in (*checked.task.inputs, *checked.task.outputs):
         t = transforms[name]
         fine = t.name in TRANSFORMS and all(isinstance(x, (int, float)) and math.isfinite(x) for x in (t.low, t.high, t.scale))

@@ -40,10 +40,15 @@ def refuse_hollow(data: h5py.Dataset, path: str | Path, small: float = SMALL) ->
     Args:
         small: bytes that it may promise whatever stands behind it; many for what is read a slab at a time.
     Raises:
-        UserError: it does; or its bytes stand in a raw file elsewhere, which no checksum and no copy of this file covers.
+        UserError: it does; or its bytes stand in a raw file elsewhere, which no checksum and no copy of this file covers; or reading
+            it would crash HDF5.
     """
     if data.external:
         raise UserError(f"{data.name} keeps its numbers in another file ({data.external[0][0]})", path, "repack it (h5repack)")
+    if data.is_virtual and any(source.file_name in (".", Path(path).name) for source in data.virtual_sources()):
+        raise UserError(f"{data.name} shows a part of its own file, which HDF5 may follow without end", path, "make it again")
+    if data.chunks and data.fletcher32 and data.id.get_storage_size() < 4 * data.id.get_num_chunks():
+        raise UserError(f"{data.name} has blocks that are shorter than their checksums", path, "make it again")  # HDF5 1.10 would crash
     if data.shape is None or data.size * data.dtype.itemsize <= small:
         return
     if data.is_virtual:

@@ -19,7 +19,7 @@ from hpcdiff.evaluate import inputs as evaluate_inputs
 from hpcdiff.evaluate.inputs import Samples
 from hpcdiff.maps import MapFile, MapWriter
 from hpcdiff.maps.clear import clear
-from hpcdiff.model import load_model
+from hpcdiff.model import load_model, save_model
 from hpcdiff.observe import ObservedMaps
 from hpcdiff.samples import find_shards
 from hpcdiff.train import manifest
@@ -156,6 +156,28 @@ def test_further_columns_have_a_row_for_each_view(maps):
         MapFile(maps)
 
 
+def test_a_dataset_that_shows_itself_is_refused(maps):
+    """HDF5 follows it until its stack is full."""
+    with h5py.File(maps, "r+") as f:
+        f.attrs.pop("crc32", None)
+        layout = h5py.VirtualLayout((12,), "f8")
+        layout[:] = h5py.VirtualSource(".", "catalog/redshift", (12,))
+        del f["catalog/redshift"]
+        f.create_virtual_dataset("catalog/redshift", layout)
+    with pytest.raises(UserError, match="shows a part of its own file"):
+        MapFile(maps)
+
+
+def test_blocks_shorter_than_their_checksum_are_refused(maps):
+    """HDF5 1.10 would read what lies before them in memory."""
+    with h5py.File(maps, "r+") as f:
+        f.attrs.pop("crc32", None)
+        replace(f, "catalog/redshift", shape=(12,), dtype="f8", chunks=(12,), fletcher32=True)
+        f["catalog/redshift"].id.write_direct_chunk((0,), b"x")
+    with pytest.raises(UserError, match="shorter than their checksums"):
+        MapFile(maps)
+
+
 def test_a_cosmology_of_maps_that_is_no_number_is_refused(maps, tmp_path):
     with h5py.File(maps, "r+") as f:
         f.attrs["h"] = [0.7, 0.7]
@@ -189,7 +211,7 @@ def test_colossus_keeps_no_pickles_at_home(tmp_path, monkeypatch):
 def trained(tmp_path_factory):
     """A model folder, and its config.json without a hash of its own."""
     from hpcdiff.denoiser import build_denoiser
-    from hpcdiff.model import Model, save_model
+    from hpcdiff.model import Model
     from hpcdiff.transform import Transform
 
     folder = tmp_path_factory.mktemp("model")
@@ -207,6 +229,15 @@ def trained(tmp_path_factory):
     return folder / "model"
 
 
+def test_no_model_is_written_with_weights_that_are_not_finite(trained, tmp_path):
+    model = load_model(trained)
+    with torch.no_grad():
+        next(model.denoiser.parameters()).view(-1)[0] = float("nan")
+    with pytest.raises(UserError, match="not finite"):
+        save_model(tmp_path / "model", model, "")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("path", "value"),
     [
@@ -216,6 +247,9 @@ def trained(tmp_path_factory):
         (("transforms", "sz", "name"), ""),
         (("info", "npix"), "8"),
         (("info",), None),
+        (("info", "seen"), {"sz": {"total": [1.0, 2.0, 3.0]}}),
+        (("info", "seen"), {"sz": {"total": [2.0, 1.0]}}),
+        (("info", "seen"), {"sz": [1.0, 2.0]}),
         (("config", "network", "blocks"), 10**9),
         (("config", "network", "multipliers"), []),
         (("config", "network", "channels"), 10**40),
