@@ -88,6 +88,8 @@ def read_model_config(path: str | Path) -> dict:
     refuse_version("model", content.get("version"), VERSION, path, "train again with --overwrite")
     if content.get("sha256", own := _own_hash(content)) != own:  # another program's has none
         raise UserError("the model's config.json is not as it was written", path / "config.json", "train again with --overwrite")
+    if not isinstance(content.get("weights_sha256"), str):
+        raise UserError("the model's config.json lacks the checksum of its weights", path / "config.json", "train again with --overwrite")
     return content
 
 

@@ -19,7 +19,7 @@ from hpcdiff.evaluate import inputs as evaluate_inputs
 from hpcdiff.evaluate.inputs import Samples
 from hpcdiff.maps import MapFile, MapWriter
 from hpcdiff.maps.clear import clear
-from hpcdiff.model import load_model, save_model
+from hpcdiff.model import load_model, read_model_config, save_model
 from hpcdiff.observe import ObservedMaps
 from hpcdiff.samples import find_shards
 from hpcdiff.train import manifest
@@ -271,6 +271,9 @@ def test_a_model_that_describes_nonsense_is_refused(trained, tmp_path, path, val
     began = time.process_time()
     with pytest.raises(UserError):
         load_model(tmp_path / "model")
+    if path == ("weights_sha256",):  # what `sample` looks at before it loads the model
+        with pytest.raises(UserError, match="lacks the checksum of its weights"):
+            read_model_config(tmp_path / "model")
     assert time.process_time() - began < 10
 
 
