@@ -5,8 +5,9 @@
 
 quality   On a finished run's trained model: one view of each test halo (the axes by turns), 10 samples of each, by every sampler at
           several numbers of steps and from both starts; the same views and the same names of the noise for all. Writes
-          benchmarks/results/sampler_quality.json and a figure for each field. What is drawn is kept in --work, in pieces, and the same
-          command in several processes shares the work (OMP_NUM_THREADS=1 each); the last to end writes the whole.
+          benchmarks/results/sampler_quality.json and a figure for each field. What is drawn is kept in --work, in pieces of 4 halos by
+          all samplers, so that --drawn compares what there is at any time; the same command in several processes shares the work
+          (OMP_NUM_THREADS=1 each), and the last to end writes the whole.
           The reference is Euler-Maruyama with 1000 steps from a matched start. Differences to it are paired: of the same halos, with an
           error by bootstrap over halos. The rule for `sample.sampler: auto`: the setting with fewest network evaluations that is not
           worse than the reference in fair CRPS and in coverage (of the widest order-statistics interval), of pixels and of the total
@@ -35,7 +36,7 @@ import torch
 from report import RESULTS, machine, write
 from sampler_closed_form import SDE, SPREADS, moments
 from samplers import contest, figure, speed, tables
-from samplers.draw import Setting, Views
+from samplers.draw import PIECE, Setting, Views
 from samplers.scores import nominal, score_views
 from training.environment import VERSION
 from training.sides import Failed
@@ -45,7 +46,10 @@ GRID = (
     ("dpmpp_2m_sde", (6, 9, 12, 18, 24, 36, 50, 100), "matched"),
     ("dpmpp_2m", (6, 12, 18, 36), "matched"),
     ("heun", (6, 10, 18, 25), "matched"),
-    ("predictor_corrector", (10, 25), "matched"),
+    ("predictor_corrector", (10, 25, 50), "matched"),
+    ("heun", (18,), "matched", 5.0),
+    ("heun", (25,), "matched", 10.0),
+    ("heun", (50,), "matched", 30.0),
     ("euler_maruyama", (18, 36, 100), "matched"),
     ("dpmpp_2m_sde", (18, 36), "prior"),
     ("dpmpp_2m", (18,), "prior"),
@@ -53,9 +57,9 @@ GRID = (
     ("predictor_corrector", (25,), "prior"),
     ("euler_maruyama", (100,), "prior"),
 )
-"""Samplers, numbers of steps, start; what stands first is drawn first, the reference last."""
-QUICK = (("dpmpp_2m", (3, 4), "matched"), ("dpmpp_2m_sde", (3,), "prior"))
-KEYS = ("sampler", "steps", "init", "nfe")
+"""Samplers, numbers of steps, start, churn."""
+QUICK = (("dpmpp_2m", (3, 4), "matched"), ("heun", (3,), "matched", 1.0), ("dpmpp_2m_sde", (3,), "prior"))
+KEYS = ("sampler", "steps", "init", "churn", "nfe")
 PARTS = ("quality", "speed")
 
 
@@ -63,10 +67,13 @@ def quality(options: argparse.Namespace) -> None:
     """Draw what is not drawn yet, score, compare, choose; print, write, plot."""
     views = Views(options.run, options.samples, options.seed, options.halos)
     reference = Setting("euler_maruyama", 8, "matched") if options.quick else REFERENCE
-    grid = [Setting(sampler, n, init) for sampler, steps, init in (QUICK if options.quick else GRID) for n in steps]
+    grid = [Setting(sampler, n, *rest) for sampler, steps, *rest in (QUICK if options.quick else GRID) for n in steps]
     scores: dict[Setting, dict] = {}
+    for upto in [] if options.drawn else range(PIECE, len(views.rows) + PIECE, PIECE):  # a few halos by all settings, then the next
+        for setting in [*grid, reference]:
+            views.draw(setting, options.work, upto)
     for setting in [*grid, reference]:
-        drawn = views.draw(setting, options.work, not options.drawn)
+        drawn = views.draw(setting, options.work, 0)
         if len(drawn):
             scores[setting] = score_views(drawn, views.truth, views.width_mpc, views.h)
     n = len(next(iter(scores.get(reference, {}).values()), ()))
@@ -76,7 +83,7 @@ def quality(options: argparse.Namespace) -> None:
     sums = {s: contest.summarise({k: v[:n] for k, v in x.items()}, resampled, options.samples) for s, x in scores.items() if _count(x) >= n}
     rows = []
     for setting, mine in sums.items():
-        about = {"name": setting.name, **{key: getattr(setting, key) for key in KEYS}}
+        about = {"name": setting.name, "curve": setting.curve, **{key: getattr(setting, key) for key in KEYS}}
         about["gaussian"] = on_gaussians(setting)
         rows.append(about | {"against": contest.against(mine, sums[reference], options.samples)})
     chosen, by_scores = contest.choose(rows), contest.choose(rows, math.inf)
@@ -92,7 +99,7 @@ def quality(options: argparse.Namespace) -> None:
         | {"gaussian_margin": contest.GAUSSIAN_MARGIN},
         "auto": chosen and {key: chosen[key] for key in KEYS},
         "cheapest_by_scores_alone": by_scores and {key: by_scores[key] for key in KEYS},
-        "nfe_at_equal_crps": {s: contest.needed(rows, s, "matched") for s in figure.COLOURS if any(row["sampler"] == s for row in rows)},
+        "nfe_at_equal_crps": {s: contest.needed(rows, s, "matched") for s in figure.COLOURS if any(row["curve"] == s for row in rows)},
         "reference": next(row for row in rows if row["name"] == reference.name),
         "rows": rows,
     }
@@ -107,7 +114,7 @@ def quality(options: argparse.Namespace) -> None:
 def on_gaussians(setting: Setting) -> float:
     """Largest deviation of the sampled from the true spread over Gaussians of s = 0.02..2, from a matched start whatever its own is."""
     start = (SPREADS**2 + SDE.sigma_max**2).sqrt()
-    deviation = moments(setting.sampler, setting.steps, 0.0, start, 0.0)[0] - 1
+    deviation = moments(setting.sampler, setting.steps, setting.churn, start, 0.0)[0] - 1
     return deviation[deviation.abs().argmax()].item()
 
 

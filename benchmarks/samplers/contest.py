@@ -79,15 +79,15 @@ def worse(found: dict[str, dict], names: tuple[str, ...] = (*CRPS, *COVERAGE)) -
 def choose(rows: list[dict], gaussian_margin: float = GAUSSIAN_MARGIN) -> dict | None:
     """The cheapest that is not worse in CRPS and coverage and right on Gaussians; of equally cheap ones that of the lowest CRPS; or None.
 
-    rows: {"sampler", "steps", "init", "nfe", "gaussian", "against": `against`} of each setting; gaussian: largest deviation of the spread.
+    rows: {"curve", "steps", "init", "nfe", "gaussian", "against": `against`} of each setting; gaussian: largest deviation of the spread.
     """
     good = [row for row in rows if not worse(row["against"]) and abs(row["gaussian"]) <= gaussian_margin]
     return min(good, key=lambda row: (row["nfe"], sum(sum(row["against"][name]["loss"]) for name in CRPS)), default=None)
 
 
-def needed(rows: list[dict], sampler: str, init: str) -> int | None:
+def needed(rows: list[dict], curve: str, init: str) -> int | None:
     """Fewest network evaluations of a sample with which this sampler and all its finer settings are not worse in CRPS; None = not reached."""
-    mine = sorted((row for row in rows if (row["sampler"], row["init"]) == (sampler, init)), key=lambda row: row["nfe"], reverse=True)
+    mine = sorted((row for row in rows if (row["curve"], row["init"]) == (curve, init)), key=lambda row: row["nfe"], reverse=True)
     fewest = None
     for row in mine:
         if worse(row["against"], CRPS):

@@ -23,11 +23,12 @@ PIECE = 4
 
 @dataclass(frozen=True)
 class Setting:
-    """One way to draw: sampler, number of noise levels, start."""
+    """One way to draw: sampler, number of noise levels, start, and of `heun` how much fresh noise on the way."""
 
     sampler: str
     steps: int
     init: str = "matched"
+    churn: float = 0.0
 
     @property
     def nfe(self) -> int:
@@ -37,7 +38,12 @@ class Setting:
     @property
     def name(self) -> str:
         """Text that names it, also as a folder."""
-        return f"{self.sampler}-{self.steps}-{self.init}"
+        return f"{self.sampler}-{self.steps}-{self.init}" + (f"-churn-{self.churn:g}" if self.churn else "")
+
+    @property
+    def curve(self) -> str:
+        """Name of the sampler in tables and figures; with churn it is another one."""
+        return f"{self.sampler}, churn" if self.churn else self.sampler
 
 
 class Views:
@@ -67,19 +73,19 @@ class Views:
         about = f"{self.model.info['weights_sha256']} {maps.fingerprint} {self.rows.tolist()} {samples} {seed}"
         self.name = hashlib.sha256(about.encode()).hexdigest()[:12]
 
-    def draw(self, setting: Setting, folder: Path, missing: bool = True) -> np.ndarray:
+    def draw(self, setting: Setting, folder: Path, upto: int | None = None) -> np.ndarray:
         """Samples (n, C, S, npix, npix) float32 in the map file's units; pieces that are in `folder` are not drawn again.
 
         Several processes may share the work: a piece that another is drawing is left to it. The samples end before the first piece that
         is not there.
 
-        missing: draw what is missing.
+        upto: draw what is missing of the first so many views; default: of all.
         """
         place = folder / self.name / setting.name
         place.mkdir(parents=True, exist_ok=True)
         pieces = {first: place / f"{first:04d}.npy" for first in range(0, len(self.rows), PIECE)}
         for first, path in pieces.items():
-            if missing and not path.exists():
+            if first < (len(self.rows) if upto is None else upto) and not path.exists():
                 with open(path.with_suffix(".lock"), "w") as lock:
                     try:
                         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -101,6 +107,7 @@ class Views:
             seed=self.seed,
             view=self.rows[part],
             init=setting.init,
+            churn=setting.churn,
             batch_size=PIECE * self.samples,
         )
         whole = path.with_suffix(".partial")

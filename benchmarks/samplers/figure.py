@@ -15,6 +15,7 @@ COLOURS = {
     "euler_maruyama": ("#000000", "o"),
     "predictor_corrector": ("#CC79A7", "v"),
     "heun": ("#E69F00", "s"),
+    "heun, churn": ("#009E73", "P"),
     "dpmpp_2m": ("#56B4E9", "D"),
     "dpmpp_2m_sde": ("#D55E00", "^"),
 }
@@ -46,9 +47,9 @@ def draw(content: dict, path: Path, field: int) -> None:
             ax.axhline(at, color="0.4", lw=1)
             ideal = content["nominal"] if "coverage" in name else 1.0
             ax.axhline(ideal, color="0.4", lw=1, ls=":")
-        for n, (sampler, (colour, marker)) in enumerate(COLOURS.items()):
+        for n, (curve, (colour, marker)) in enumerate(COLOURS.items()):
             for init in ("matched", "prior"):
-                rows = [row for row in content["rows"] if (row["sampler"], row["init"]) == (sampler, init)]
+                rows = [row for row in content["rows"] if (row["curve"], row["init"]) == (curve, init)]
                 rows.sort(key=lambda row: row["nfe"])
                 x = [row["nfe"] * (1 + TINY * (n - 2)) for row in rows]
                 y = [scale * row["against"][name][key][field] for row in rows]
@@ -64,7 +65,7 @@ def draw(content: dict, path: Path, field: int) -> None:
     handles = [
         plt.Line2D([], [], color=c, marker=m, ms=5, lw=1, label=s)
         for s, (c, m) in COLOURS.items()
-        if any(r["sampler"] == s for r in content["rows"])
+        if any(r["curve"] == s for r in content["rows"])
     ]
     handles += [plt.Line2D([], [], color="0.5", marker="o", mfc="none", ls=":", label="from N(0, sigma_max²)")]
     handles += [plt.Rectangle((0, 0), 1, 1, color="0.9", label=f"{content['reference']['name']}, its error over halos")]

@@ -17,7 +17,7 @@ def show(content: dict) -> None:
         lines = []
         for row in content["rows"]:
             found = row["against"]
-            line = [row["sampler"], row["init"], str(row["steps"]), str(row["nfe"])]
+            line = [row["curve"], row["init"], str(row["steps"]), str(row["nfe"])]
             for q in contest.CRPS:
                 line.append(f"{100 * found[q]['loss'][field]:+.1f} +- {100 * found[q]['loss_error'][field]:.1f} %")
             line += [f"{found[q]['value'][field]:.3f}" for q in VALUES]
@@ -39,7 +39,7 @@ def markdown(content: dict) -> str:
     header += ["coverage of total mass", "spread over skill, total mass", "b of a sample, small scales", "profile error (%)"]
     header += ["spread on Gaussians, off by (%)", "worse"]
     lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
-    for row in sorted(content["rows"], key=lambda row: (row["init"], row["sampler"], row["nfe"])):
+    for row in sorted(content["rows"], key=lambda row: (row["init"], row["curve"], row["nfe"])):
         found = row["against"]
 
         def losses(q: str, found: dict = found) -> str:
@@ -49,7 +49,7 @@ def markdown(content: dict) -> str:
         def values(q: str, found: dict = found) -> str:
             return ", ".join(f"{x:.2f}" for x in found[q]["value"])
 
-        cells = [f"`{row['sampler']}`", row["init"], str(row["steps"]), str(row["nfe"]), *(losses(q) for q in contest.CRPS)]
+        cells = [f"`{row['sampler']}`" + (f", churn {row['churn']:g}" if row["churn"] else ""), row["init"], str(row["steps"]), str(row["nfe"]), *(losses(q) for q in contest.CRPS)]
         cells += [values(q) for q in (*contest.COVERAGE, "total_spread_skill", "sample_b_small")]
         cells.append(", ".join(f"{100 * x:.1f}" for x in found["profile_error"]["value"]))
         cells.append(f"{100 * row['gaussian']:+.1f}")

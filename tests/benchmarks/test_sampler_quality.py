@@ -108,7 +108,7 @@ def test_coverage_is_worse_on_either_side_of_the_nominal_one():
 
 
 def setting(sampler: str, nfe: int, lost: float, init: str = "matched", gaussian: float = -0.005) -> dict:
-    return {"sampler": sampler, "steps": nfe, "nfe": nfe, "init": init, "gaussian": gaussian, "against": found_with(lost, 0.01)}
+    return {"sampler": sampler, "curve": sampler, "steps": nfe, "nfe": nfe, "init": init, "gaussian": gaussian, "against": found_with(lost, 0.01)}
 
 
 def test_auto_is_the_cheapest_that_is_not_worse_and_of_equals_the_better():
@@ -133,7 +133,8 @@ class Counting:
     def __init__(self) -> None:
         self.views = []
 
-    def sample(self, inputs, samples, sampler, steps, seed, view, init, batch_size):
+    def sample(self, inputs, samples, sampler, steps, seed, view, init, churn, batch_size):
+        self.churn = churn
         assert len(inputs["sz"]) == len(view)
         self.views += view.tolist()
         return {"gas": np.broadcast_to(view[:, None, None, None], (len(view), samples, 4, 4)).astype(np.float32)}
@@ -144,13 +145,18 @@ def test_pieces_are_drawn_once_and_samples_end_before_a_missing_one(tmp_path):
     views = SimpleNamespace(model=model, rows=rows, inputs={"sz": np.zeros((len(rows), 4, 4))}, fields=["gas"], samples=3, seed=0, npix=4)
     views.name, views._draw_piece = "x", lambda *piece: Views._draw_piece(views, *piece)
     one = Setting("dpmpp_2m", 6)
-    assert Views.draw(views, one, tmp_path, False).shape == (0, 1, 3, 4, 4)
+    assert Views.draw(views, one, tmp_path, 0).shape == (0, 1, 3, 4, 4)
+    assert len(Views.draw(views, one, tmp_path, PIECE)) == PIECE == len(model.views)
     first = Views.draw(views, one, tmp_path)
     assert first[:, 0, 0, 0, 0].tolist() == rows.tolist() == model.views
     (tmp_path / "x" / one.name / f"{PIECE:04d}.npy").unlink()
-    assert len(Views.draw(views, one, tmp_path, False)) == PIECE
+    assert len(Views.draw(views, one, tmp_path, 0)) == PIECE
     assert np.array_equal(Views.draw(views, one, tmp_path), first)
     assert model.views[len(rows) :] == rows[PIECE : 2 * PIECE].tolist()
+    assert model.churn == 0
+    stirred = Setting("heun", 6, churn=2.5)
+    assert len(Views.draw(views, stirred, tmp_path)) == len(rows) and model.churn == 2.5
+    assert stirred.name != Setting("heun", 6).name and stirred.curve != Setting("heun", 6).curve
 
 
 def test_time_of_a_cluster_in_proportion_and_whether_it_may_be():
