@@ -49,7 +49,13 @@ def markdown(content: dict) -> str:
         def values(q: str, found: dict = found) -> str:
             return ", ".join(f"{x:.2f}" for x in found[q]["value"])
 
-        cells = [f"`{row['sampler']}`" + (f", churn {row['churn']:g}" if row["churn"] else ""), row["init"], str(row["steps"]), str(row["nfe"]), *(losses(q) for q in contest.CRPS)]
+        cells = [
+            f"`{row['sampler']}`" + (f", churn {row['churn']:g}" if row["churn"] else ""),
+            row["init"],
+            str(row["steps"]),
+            str(row["nfe"]),
+            *(losses(q) for q in contest.CRPS),
+        ]
         cells += [values(q) for q in (*contest.COVERAGE, "total_spread_skill", "sample_b_small")]
         cells.append(", ".join(f"{100 * x:.1f}" for x in found["profile_error"]["value"]))
         cells.append(f"{100 * row['gaussian']:+.1f}")

@@ -108,7 +108,15 @@ def test_coverage_is_worse_on_either_side_of_the_nominal_one():
 
 
 def setting(sampler: str, nfe: int, lost: float, init: str = "matched", gaussian: float = -0.005) -> dict:
-    return {"sampler": sampler, "curve": sampler, "steps": nfe, "nfe": nfe, "init": init, "gaussian": gaussian, "against": found_with(lost, 0.01)}
+    return {
+        "sampler": sampler,
+        "curve": sampler,
+        "steps": nfe,
+        "nfe": nfe,
+        "init": init,
+        "gaussian": gaussian,
+        "against": found_with(lost, 0.01),
+    }
 
 
 def test_auto_is_the_cheapest_that_is_not_worse_and_of_equals_the_better():
