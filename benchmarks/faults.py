@@ -24,8 +24,9 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "faults")]
 os.environ.setdefault("RUN", "runs/faults")
 
 import numpy as np  # noqa: E402
-from fault_cases import FAILED, KINDS, REFUSED, SAME, draw, strike  # noqa: E402
+from fault_cases import KINDS, draw  # noqa: E402
 from fault_harness import STAGES, Harness  # noqa: E402
+from fault_trial import FAILED, REFUSED, SAME, strike  # noqa: E402
 
 from hpcdiff import files  # noqa: E402
 

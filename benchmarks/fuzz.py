@@ -28,8 +28,10 @@ import report  # noqa: E402
 from fuzz_kinds import KINDS, run_case  # noqa: E402
 
 CRASH = re.compile("died of SIG(SEGV|ABRT|BUS|FPE)")
-"""The HDF5 library itself died of a damaged file, which Python cannot catch; counted, and no file was written elsewhere."""
-COLUMNS = ("inputs", "exit 0", "exit 2", "messages", "crashes", "faults")
+"""A library died of a damaged file, which Python cannot catch, and hpcdiff.scout did not foresee."""
+FORESEEN = re.compile("the HDF5 library (crashes on it|does not come to an end)")
+COLUMNS = ("inputs", "exit 0", "exit 2", "foreseen", "messages", "crashes", "faults")
+"""`foreseen`: refused because HDF5 had died of the file, or gone in circles, in the process that opens it first; part of `exit 2`."""
 RESULTS = ROOT / "benchmarks" / "results" / "fuzz"
 BATCH = 25
 """Inputs after which the counts are written."""
@@ -55,6 +57,7 @@ def campaign(base: Path, work: Path, kind: str, options: argparse.Namespace) -> 
             if outcome.status == 2:
                 said = re.sub(r"/\S+|\d+|'[^']*'", "_", outcome.stderr.strip().splitlines()[-1])[:60]
                 row["said"] = sorted({*row["said"], said})
+                row["foreseen"] += bool(FORESEEN.search(outcome.stderr))
         row["messages"] = len(row["said"])
         if options.write and (row["inputs"] % BATCH == 0 or row["inputs"] == options.inputs):
             RESULTS.mkdir(parents=True, exist_ok=True)
@@ -71,7 +74,7 @@ def markdown() -> str:
 
 
 def main() -> int:
-    """Run the campaign; the exit status says whether a fault was found."""
+    """Run the campaign; the exit status says whether a fault or crash was found."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--inputs", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
@@ -98,7 +101,7 @@ def main() -> int:
             return bool(outcome.fault)
         rows = {kind: campaign(base, work, kind, options) for kind in options.only or KINDS}
     print(report.table(["kind", *COLUMNS], [[kind, *(str(row[c]) for c in COLUMNS)] for kind, row in rows.items()]))
-    return any(row["faults"] for row in rows.values())
+    return any(row["faults"] or row["crashes"] for row in rows.values())
 
 
 if __name__ == "__main__":

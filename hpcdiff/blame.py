@@ -8,6 +8,8 @@ import platform
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hpcdiff.spans import spans
+
 DESCRIBED = 4
 """So many ranks are described one by one; the line names the others by number alone."""
 
@@ -36,11 +38,11 @@ class Blame:
                 verb = f"does not answer (suspended, or gone), last in {doing}"
             said.append(f"rank {r} ({e['host']}, pid {e['pid']}) {verb}")
         if len(self.named) > DESCRIBED:
-            said.append(f"{ranges(self.named[DESCRIBED:])} likewise")
+            said.append(f"{rank_names(self.named[DESCRIBED:])} likewise")
         if len(self.named) == len(entries) > 1 and not self.silent and not self.closed:
             said.append("none is behind the others, so a device or the network hangs")
         if waiting := [r for r in entries if r not in self.named and not (entries[r] and entries[r]["closed"])]:
-            said.append(f"{ranges(waiting)} wait{'s' * (len(waiting) == 1)} for {'it' if len(self.named) == 1 else 'them'}")
+            said.append(f"{rank_names(waiting)} wait{'s' * (len(waiting) == 1)} for {'it' if len(self.named) == 1 else 'them'}")
         return "; ".join(said)
 
 
@@ -70,16 +72,9 @@ def find(before: dict[int, dict | None], now: dict[int, dict | None], me: int, l
     return Blame(named if all(entries[r]["over"] for r in named) else [])
 
 
-def ranges(ranks: list[int]) -> str:
+def rank_names(ranks: list[int]) -> str:
     """[0, 1, 2, 4] -> "ranks 0-2, 4"; empty where there are none."""
-    runs: list[list[int]] = []
-    for r in sorted(ranks):
-        if runs and r == runs[-1][1] + 1:
-            runs[-1][1] = r
-        else:
-            runs.append([r, r])
-    words = ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
-    return f"rank{'s' * (len(ranks) > 1)} {words}" if ranks else ""
+    return f"rank{'s' * (len(set(ranks)) > 1)} {spans(ranks, ', ')}" if ranks else ""
 
 
 def node() -> str:

@@ -1,7 +1,7 @@
-"""HDF5 files that notice a flipped bit: checksums in the format's own headers (version 1.10) and over each block of a dataset (Fletcher-32).
+"""Files that notice a flipped bit: HDF5 with checksums in its own headers (version 1.10) and over each block of a dataset (Fletcher-32).
 
 Any HDF5 library checks them as it reads. Texts in attributes have none. A file that is written to in place is not made so: one whose
-writer was killed would have to be cleared with h5clear.
+writer was killed would have to be cleared with h5clear. A `.npz` has a CRC-32 of each array (zip).
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +19,8 @@ import numpy as np
 
 BLOCK_BYTES = 2**19
 """Most bytes under one checksum: what a read of a single row costs."""
-
+DAMAGED = (FileNotFoundError, KeyError, ValueError, EOFError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error)
+"""What reading a `.npz` raises that is gone or damaged."""
 
 _LEFT: list[object] = []
 """Files that HDF5 could not flush, and the errors that said so: their frames hold what is open in them."""
@@ -57,16 +60,18 @@ def closing(f: h5py.File) -> Iterator[h5py.File]:
 
 
 def close(f: h5py.File, error: BaseException | None = None) -> None:
-    """Close a file that a write may have failed in.
-
-    HDF5 1.10 crashes when it closes a file that it cannot flush: such a file stays open until the process ends (`leaving.leave`).
-    """
+    """Close a file that a write may have failed in, or abandon it."""
     try:
         f.flush()
     except (OSError, RuntimeError) as again:
-        _LEFT.extend((f, error, again))
+        abandon(f, error, again)
     else:
         f.close()
+
+
+def abandon(f: h5py.File, *errors: BaseException | None) -> None:
+    """Keep a file open until the process ends (`leaving.leave`), since HDF5 1.10 crashes when it closes one that it cannot flush."""
+    _LEFT.extend((f, *errors))
 
 
 def put(group: h5py.Group, name: str, values: np.ndarray) -> h5py.Dataset:

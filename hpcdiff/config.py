@@ -166,11 +166,12 @@ def main(argv: list[str]) -> int:
         print(key_reference(), end="")
         return 0
     try:
-        if argv[0] != "get" or len(argv) < 3:
+        words = [a for a in argv[2:] if not a.startswith("--")]  # the stages' own options
+        if argv[0] != "get" or not words:
             raise UserError(
                 "not understood", "command line", "usage: python -m hpcdiff.config [get KEY CONFIG.yaml [section.key=value ...]]"
             )
-        values = {dotted: value for dotted, _, value in leaves(read_config(argv[2], [a for a in argv[3:] if not a.startswith("--")]))}
+        values = {dotted: value for dotted, _, value in leaves(read_config(words[0], words[1:]))}
         if argv[1] not in values:
             raise UserError(f"unknown key {argv[1]!r}{nearest(argv[1], values)}", "command line", "see docs/config.md")
     except UserError as error:

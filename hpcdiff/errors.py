@@ -46,6 +46,10 @@ def nearest(word: object, words: Iterable[str]) -> str:
     return f" (did you mean {near[0]!r}?)" if near else ""
 
 
+CANNOT_WRITE = "No space left|file write failed|MPI_File_(write|sync|set_size|close)"
+"""What HDF5 says without an errno, through MPI-IO too, when the disk refuses."""
+
+
 def disk_error(error: BaseException) -> str | None:
     """An error of the file system, or a lack of memory, that the user can mend, as one line; None for any other."""
     if isinstance(error, MemoryError):
@@ -69,9 +73,9 @@ def disk_error(error: BaseException) -> str | None:
     }.get(getattr(error, "errno", None))
     if said is not None and error.errno in AWAY:
         said = (f"{said[0]} ({os.strerror(error.errno)})", said[1])
-    if said is None and isinstance(error, (OSError, RuntimeError)) and "file read failed" in str(error):
+    if said is None and isinstance(error, (OSError, RuntimeError)) and re.search("file read failed|MPI_File_read", str(error)):
         said = ("the file cannot be read", "look to the file system, then run the same command again")
-    if said is None and isinstance(error, (OSError, RuntimeError)) and re.search("No space left|file write failed", str(error)):
+    if said is None and isinstance(error, (OSError, RuntimeError)) and re.search(CANNOT_WRITE, str(error)):
         said = ("the disk is full or the file cannot be written", "free some space and run the same command again")
     where = getattr(error, "filename", None) or "run.dir"
     return None if said is None else str(UserError(said[0], os.fsdecode(where) if isinstance(where, bytes) else where, said[1]))

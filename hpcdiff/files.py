@@ -28,8 +28,13 @@ def write_atomic(path: str | Path, data: bytes | str) -> None:
 
 
 def write_json(path: str | Path, value: object) -> None:
-    """Write `value` as sorted, indented JSON, atomically; the same value gives the same bytes."""
-    write_atomic(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n")
+    """Write `value` as `json_text`, atomically."""
+    write_atomic(path, json_text(value))
+
+
+def json_text(value: object) -> str:
+    """Sorted, indented JSON; the same value gives the same text."""
+    return json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n"
 
 
 def sync(path: str | Path) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import re
+import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,6 +19,10 @@ MPI_LIBRARY = re.compile(r"lib(mpi|mpich|mpi_(gnu|cray|crayclang|intel|nvidia|am
 """The file name of an MPI library, not of its parts for Fortran, C++ or Java."""
 MPI_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_RANK", "PMIX_RANK", "PALS_APID")
 """An MPI launcher sets one of these: Open MPI, MPICH's kin, PMIx (also srun's), Cray's PALS (also srun's cray_shasta)."""
+LAUNCHER = ("OMPI_", "PMI", "PALS_", "TORCHELASTIC", "MASTER_", "SLURM_", "HYDI_", "MPI_LOCAL")
+"""How the names of the variables begin that tell a process of its fellow ranks."""
+LAST_WORD = 5.0
+"""Seconds that a rank without a word waits before it leaves."""
 
 
 class WrongLaunch(UserError):
@@ -26,6 +32,11 @@ class WrongLaunch(UserError):
 def under_mpi(environment: Mapping[str, str] = os.environ) -> bool:
     """Has an MPI launcher started this process?"""
     return any(name in environment for name in MPI_VARIABLES)
+
+
+def without_launcher(environment: Mapping[str, str]) -> dict[str, str]:
+    """What is left of an environment for a program that is to take itself for one process alone."""
+    return {k: v for k, v in environment.items() if not k.startswith(LAUNCHER) and k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
 
 
 def started(environment: Mapping[str, str]) -> tuple[int, str]:
@@ -71,7 +82,7 @@ def refuse_launch(stage: str, mpi: bool, size: int | None = None, environment: M
         agents = _number(environment, "GROUP_WORLD_SIZE") or 1
         if agents < number:
             what = f"a wrong launch: {launcher} has started {number} torchruns, but {agents} of them found each other"
-            how = "start one torchrun a node (--ntasks-per-node=1) with --nnodes and one --rdzv-endpoint: see jobs/train.sbatch"
+            how = "start one torchrun a node (--ntasks-per-node=1) with --nnodes, --node-rank and one --master-addr: see jobs/requeue.sh"
             raise WrongLaunch(what, f"the {launcher} line", how)
         return
     if "WORLD_SIZE" in environment:
@@ -91,6 +102,19 @@ def first_started(environment: Mapping[str, str] = os.environ) -> bool:
     """Among copies that each are rank 0 of a world: is this the first by every launcher's count?"""
     names = ("SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "PALS_RANKID", "RANK")
     return all(environment.get(name, "0") == "0" for name in names)
+
+
+def say_once(stage: str, error: UserError, mine: bool, joined: bool) -> None:
+    """An error that every rank meets, said by one of them.
+
+    Args:
+        mine: this rank says it. joined: the ranks have met, and will leave together. Where they have not, the others wait before they
+            leave: a launcher ends all when the first has left, and would end the one that speaks before it has spoken.
+    """
+    if mine:
+        print(f"hpcdiff {stage}: error: {error}", file=sys.stderr, flush=True)
+    elif not joined:
+        time.sleep(LAST_WORD)
 
 
 def mpi_libraries(maps: str | None = None) -> list[str]:
@@ -122,6 +146,27 @@ def refuse_mixed_mpi() -> None:
     if len(found) > 1:
         how = "build h5py and mpi4py with the MPI that is loaded (bash jobs/env.sh), and load no other module"
         raise UserError(f"two MPI libraries in one process: {' and '.join(found)}", "mpi4py and h5py", how)
+
+
+def refuse_unspoken_pmi(version: str, environment: Mapping[str, str] = os.environ, libraries: list[str] | None = None) -> None:
+    """Refuse `srun --mpi=pmi2` before an Open MPI that speaks PMIx alone ends each process with a page of its own.
+
+    Args:
+        version: `MPI.Get_library_version()`, which may be asked before MPI is initialised.
+        libraries: paths of the MPI libraries; None = those of this process. Where its components lie elsewhere, nothing is refused.
+    Raises:
+        WrongLaunch: it is of version 5 or later, or has components for PMIx beside it and none for PMI-1 and PMI-2.
+    """
+    found = re.match(r"Open MPI v?(\d+)", version)
+    if found is None or "PMI_FD" not in environment or "PMIX_RANK" in environment:
+        return
+    if int(found[1]) < 5:
+        folders = [Path(path).resolve().parent for path in (mpi_libraries() if libraries is None else libraries)]
+        parts = {p.name for f in folders for where in ("openmpi*", "openmpi*/lib/openmpi*") for p in f.glob(f"{where}/mca_pmix_*.so")}
+        if not parts or parts & {"mca_pmix_s1.so", "mca_pmix_s2.so"}:
+            return
+    what = f"a wrong launch: srun speaks PMI, and Open MPI {found[1]} here PMIx alone"
+    raise WrongLaunch(what, "the srun line", "use srun --mpi=pmix, or another of `srun --mpi=list`")
 
 
 def _check_torch_variables(environment: Mapping[str, str]) -> None:

@@ -22,13 +22,16 @@ import numpy as np
 from hpcdiff import __version__, files
 from hpcdiff.config import Config, read_config
 from hpcdiff.errors import Busy, Stopped, UserError, disk_error, nearest, reader_left
-from hpcdiff.guards import WrongLaunch, first_started
+from hpcdiff.guards import WrongLaunch, first_started, say_once
 from hpcdiff.lock import Lock
+from hpcdiff.scout import SCOUT
 from hpcdiff.silence import Pulse
 from hpcdiff.stop import CAUSES, FILE
 from hpcdiff.world import STAGES, TorchWorld, World, join_world, launched_rank
 
 DONE, FAULT, USER, STOPPED = 0, 1, 2, 75
+JUST_BEGUN = "it has only just begun"
+"""Said of one that has the lock and has not written its name yet."""
 PATIENCE = 30.0
 """Seconds that a rank with a user's error waits for the others to come to the same end, before it ends them all."""
 
@@ -102,6 +105,7 @@ def run_stage(
                     return reader_left()
             return DONE
         world = join_world(stage)
+        SCOUT.first = world.main  # one look at a file is enough for all ranks
         world.sign.catch()
         if world.size > 1 and stage != "train" and config.run.patience > 0:
             Pulse(world, stage, config.dir, config.run.patience)
@@ -113,13 +117,10 @@ def run_stage(
         if world:
             world.close_bar()
         wrong = isinstance(error, WrongLaunch)  # then more than one is rank 0, by its own account
-        if first_started() if wrong else world.main if world else launched_rank(stage) == 0:
-            print(f"hpcdiff {stage}: error: {error}", file=sys.stderr, flush=True)
-        elif wrong:
-            return USER
-        if isinstance(error, Busy):  # the status file is the other's
-            return USER
-        if dry:
+        speaks = first_started() if wrong else world.main if world else launched_rank(stage) == 0
+        say_once(stage, error, speaks, world is not None)
+        # a second copy has no status to write, a dry run writes nothing, and of a stage at work the status file is the other's
+        if dry or isinstance(error, Busy) or (wrong and not speaks):
             return USER
         with _or_end_all(stage, config, world, str(error)):
             return _ended(stage, config, world, USER, str(error), lock)
@@ -190,7 +191,7 @@ def _prepare(stage: str, config, world: World, outputs: Callable, overwrite: boo
             config.dir.mkdir(parents=True, exist_ok=True)
             lock = Lock(config.dir / f".{stage}.lock")
             if not lock.acquire(lambda line: print(f"hpcdiff {stage}: {line}", flush=True)):
-                raise Busy(f"another {stage} is at work ({lock.holder()})", config.dir, lock.advice())
+                raise Busy(f"another {stage} is at work ({lock.holder() or JUST_BEGUN})", config.dir, lock.advice())
             if lock.took_over:
                 print(f"hpcdiff {stage}: goes on after {lock.took_over}, which did not end in good order", flush=True)
             files.remove(config.dir / f"{stage}.status.json")
@@ -215,7 +216,7 @@ def _refuse_readers(stage: str, config) -> None:
         lock = Lock(config.dir / f".{later}.lock")
         if lock.path.exists():
             if not lock.acquire():
-                what = f"{later} is at work on what {stage} --overwrite would remove ({lock.holder()})"
+                what = f"{later} is at work on what {stage} --overwrite would remove ({lock.holder() or JUST_BEGUN})"
                 raise UserError(what, config.dir, "wait for it or end it")
             lock.release()
 

@@ -22,7 +22,7 @@ import threading
 import time
 from pathlib import Path
 
-from hpcdiff.blame import DESCRIBED, ranges
+from hpcdiff.blame import DESCRIBED, rank_names
 from hpcdiff.ending import PATIENCE, AwakeClock, first_to_claim, kill, myself, place, say
 from hpcdiff.world import World
 
@@ -72,7 +72,7 @@ class Pulse:
         self._met.wait(HELLO)
         world.barrier()
         if world.main and (deaf := set(range(1, world.size)) - self.heard.keys()):
-            text = f"nothing is heard of {ranges(list(deaf))} by UDP (port {self._port}), so a silent rank is not noticed there"
+            text = f"nothing is heard of {rank_names(list(deaf))} by UDP (port {self._port}), so a silent rank is not noticed there"
             os.write(2, f"hpcdiff {stage}: {text}\n".encode())
 
     def lost(self, error: BaseException) -> None:
@@ -162,7 +162,7 @@ class Pulse:
             return None
         who = {r: self._me if r == self.world.rank else self.heard[r][2] for r in sorted(found)}
         text = "; ".join(f"rank {r} ({who[r]['host']}, pid {who[r]['pid']}) {found[r]}" for r in list(who)[:DESCRIBED])
-        text += f"; {ranges(list(who)[DESCRIBED:])} likewise" * (len(who) > DESCRIBED)
+        text += f"; {rank_names(list(who)[DESCRIBED:])} likewise" * (len(who) > DESCRIBED)
         victims = [{k: p[k] for k in ("node", "pid", "born")} for p in who.values()]
         return {"speaker": self.world.rank, "kill": victims, "text": f"hung: {text}; raise run.patience if that is no hang"}
 

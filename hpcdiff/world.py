@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from hpcdiff.errors import Busy, Stopped, UserError, disk_error
-from hpcdiff.guards import refuse_launch, refuse_mixed_mpi, under_mpi
+from hpcdiff.guards import refuse_launch, refuse_mixed_mpi, refuse_unspoken_pmi, under_mpi
 from hpcdiff.stop import ITSELF, StopSign
 
 STAGES = ("simulate", "project", "train", "sample", "evaluate")
@@ -145,6 +145,7 @@ class MPIWorld(World):
         from mpi4py import MPI
 
         refuse_mixed_mpi()
+        refuse_unspoken_pmi(MPI.Get_library_version())
         if not MPI.Is_initialized():
             MPI.Init_thread(MPI.THREAD_MULTIPLE)
         self.comm = MPI.COMM_WORLD
@@ -265,10 +266,7 @@ def _environment_of_srun() -> None:
 def launched_rank(stage: str) -> int:
     """This process's rank as its launcher says it, before anything is set up."""
     names = ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "PALS_RANKID") if stage in MPI_STAGES else ("RANK",)
-    for name in (*names, "SLURM_PROCID"):
-        if os.environ.get(name, "").isdigit():
-            return int(os.environ[name])
-    return 0
+    return next((int(os.environ[name]) for name in (*names, "SLURM_PROCID") if os.environ.get(name, "").isdigit()), 0)
 
 
 def join_world(stage: str) -> World:

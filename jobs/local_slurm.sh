@@ -13,6 +13,7 @@ fail() { echo "hpcdiff local_slurm: error: $*" >&2; exit 2; }
 command=${1:-} dir=${2:-${TMPDIR:-/tmp}/hpcdiff-slurm-$(id -un)}
 case $command in start | stop | status | env) ;; *) sed -n '2,4p' "$0" >&2; exit 2 ;; esac
 case $dir in /*) ;; *) dir=$PWD/$dir ;; esac
+case $dir in *[[:space:]]*) fail "a space in the path, which slurm.conf cannot have, $dir, name another DIR" ;; esac
 [ ${#dir} -le 80 ] || fail "the path is too long for a socket, $dir, name a shorter DIR"
 export SLURM_CONF=$dir/slurm.conf PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin # Slurm's daemons are often not on a user's PATH
 nodes="127.0.0.1 127.0.0.2"

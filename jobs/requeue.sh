@@ -33,22 +33,27 @@ step() {
 }
 
 under_torchrun() { # without GPUs: HPCDIFF_PROCESSES a node, else the tasks a node that were asked for
-  local tasks=${SLURM_NTASKS_PER_NODE:-1} host cores
+  local tasks=${SLURM_NTASKS_PER_NODE:-1} processes=${SLURM_GPUS_ON_NODE:-0} host cores own
+  [ "$processes" -gt 0 ] || processes=${HPCDIFF_PROCESSES:-$tasks}
   cores=$((${SLURM_CPUS_PER_TASK:-1} * tasks)) # one torchrun has the cores of all tasks of its node, and srun is told that they are its own
-  host=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1):$((20000 + SLURM_JOB_ID % 20000))
+  host=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+  # nodes are numbered by Slurm: where torchrun numbers them itself, the first to end leaves a stack trace in the log of a job that went well
+  own='exec torchrun --node-rank="$SLURM_NODEID" "$@"'
   # a dead node must end the others (-K); torchrun dies of a USR1 that it is not told to handle, and leaves its workers
   step env SRUN_CPUS_PER_TASK=$cores SLURM_CPUS_PER_TASK=$cores srun --kill-on-bad-exit=1 --nodes="$SLURM_NNODES" --ntasks="$SLURM_NNODES" --ntasks-per-node=1 \
     --cpus-per-task=$cores \
-    torchrun --nnodes="$SLURM_NNODES" --nproc-per-node="${SLURM_GPUS_ON_NODE:-${HPCDIFF_PROCESSES:-$tasks}}" \
-    --rdzv-backend=c10d --rdzv-id="$SLURM_JOB_ID" --rdzv-endpoint="$host" --signals-to-handle=SIGTERM,SIGINT,SIGUSR1 "$@"
+    bash -c "$own" torchrun --nnodes="$SLURM_NNODES" --nproc-per-node="$processes" \
+    --master-addr="$host" --master-port=$((20000 + SLURM_JOB_ID % 20000)) --signals-to-handle=SIGTERM,SIGINT,SIGUSR1 "$@"
 }
 
-mark() { # how far the work is: the newest checkpoint, or the state of what is half-done
-  if [ "$stage" = train ]; then
-    ls "$run/checkpoints" 2>/dev/null | grep -E '^[0-9]+$' | tail -n 1
-  else
-    (cd "$run" && find . -path './*.partial*' -printf '%p %s %T@ ' 2>/dev/null | cksum)
-  fi
+mark() { # how far the work is, in what a restart that comes no further leaves as it was
+  case $stage in
+    train) ls "$run/checkpoints" 2>/dev/null | grep -E '^[0-9]+$' | tail -n 1 ;;
+    project) # maps.h5.partial has its full size at once, and a new time after each restart
+      { ls "$run" | grep -x 'smoothing\..*\.h5'
+        python -c 'import h5py, sys; print("views", (h5py.File(sys.argv[1])["catalog/checksum"][:] != 0).sum())' "$run/maps.h5.partial"; } 2>/dev/null | paste -sd ' ' ;;
+    *) find "$run/$stage.partial" "$run/${stage}s.partial" -type f ! -name config.yaml ! -name '*.tmp' ! -name '.*' -printf '%p %s %T@\n' 2>/dev/null | sort | cksum ;;
+  esac
 }
 
 finish() {
@@ -104,7 +109,7 @@ failed() {
   exit 1
 }
 
-field() { sed -n "s/.* $1=\([^ ]*\).*/\1/p" <<<"$shown" | grep -v -e null -e N/A; }
+field() { sed -n "s/.* $1=\([^ ]*\).*/\1/p" <<<"$shown" | grep -v -x -e '(null)' -e N/A; }
 
 chain() { # another job with this one's request, which Slurm starts when this one has ended; --signal and the like: SBATCH_SIGNAL, ...
   local next job argument arguments=() name=${SLURM_JOB_NAME:-hpcdiff-$stage} of options

@@ -21,7 +21,8 @@ hpcdiff_settings() {
   # srun does not inherit it since Slurm 22.05: every task would have one core
   [ -z "${SLURM_CPUS_PER_TASK:-}" ] || setting SRUN_CPUS_PER_TASK "$SLURM_CPUS_PER_TASK"
   # else torchrun sets 1, and an MPI rank takes every core of the node; torchrun's processes share the cores of all tasks of the node
-  tasks=${SLURM_NTASKS_PER_NODE:-1} processes=${SLURM_GPUS_ON_NODE:-${HPCDIFF_PROCESSES:-1}}
+  tasks=${SLURM_NTASKS_PER_NODE:-1} processes=${SLURM_GPUS_ON_NODE:-0}
+  [ "$processes" -gt 0 ] || processes=${HPCDIFF_PROCESSES:-1}
   threads=$((${SLURM_CPUS_PER_TASK:-1} * tasks / (processes > tasks ? processes : tasks)))
   setting OMP_NUM_THREADS $((threads > 0 ? threads : 1))
 

@@ -198,6 +198,7 @@ def test_python_and_torchrun_come_from_the_container(env, tmp_path):
     first, second = done.stdout.split("gds hash\n")[:2]
     assert first.splitlines()[0] == "exec" and first.splitlines()[-5:] == [str(image), "python", "-m", "hpcdiff.train", "a b.yaml"]
     assert f"--bind\n{env.tree}\n" in first and f"--pwd\n{tmp_path}\n" in first
+    assert f"--env\nPYTHONPATH={env.tree}\n" in first  # the image has a copy of the code
     assert second.splitlines()[-3:] == [str(image), "torchrun", "--nnodes=2"]
     inside = {"HPCDIFF_CONTAINER": str(image), "APPTAINER_CONTAINER": str(image), "HPCDIFF_VENV": "none"}
     (env.tools / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')

@@ -1,5 +1,7 @@
 """Wrong launches, two MPI libraries, files of another version, files exchanged under a reader: said before anything is written."""
 
+import contextlib
+import fcntl
 import json
 import shutil
 import subprocess
@@ -81,6 +83,16 @@ def test_ranks_of_mpirun_that_train_would_take_for_four_worlds_say_it_once(tmp_p
     refused(done, "mpirun has started 3 copies of train")
 
 
+@pytest.mark.parametrize(("stage", "says"), [("train", "mpirun has started 2 copies"), ("project", "run.seeed")])
+def test_the_rank_that_speaks_may_be_late(tmp_path, stage, says):
+    """mpirun ends all ranks as soon as one has left."""
+    (tmp_path / "c.yaml").write_text(f"run: {{dir: {tmp_path / 'run'}{', seeed: 1' * (stage == 'project')}}}\n")
+    late = "import os, sys, time; time.sleep(2 * (os.environ['OMPI_COMM_WORLD_RANK'] == '0'));"
+    code = f"{late} from hpcdiff.launch import run_stage; sys.exit(run_stage('{stage}', None, None, None, [{str(tmp_path / 'c.yaml')!r}]))"
+    command = [*LAUNCHERS["mpirun"](2), "-c", code]
+    refused(subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment(), timeout=120), says)
+
+
 def test_two_mpi_libraries_are_told_apart():
     maps = """\
 7f00-7f01 r-xp 00000000 fe:00 11 /usr/lib/libmpi.so.40.30.4
@@ -94,6 +106,29 @@ def test_two_mpi_libraries_are_told_apart():
     for name in ("libmpi.so.12", "libmpich.so.12.4.2", "libmpi_gnu_91.so.12", "libmpi_cray.so"):
         more = f"{maps}7f08-7f09 r-xp 00000000 fe:00 21 /opt/a b/{name}\n"
         assert mpi_libraries(more) == [f"/opt/a b/{name}", "/usr/lib/libmpi.so.40.30.4"]
+
+
+@pytest.mark.parametrize(
+    ("version", "parts", "variables", "wrong"),
+    [
+        ("Open MPI v4.1.4, package: Debian", ["ext3x", "flux"], {"PMI_FD": "5", "PMI_RANK": "0"}, True),
+        ("Open MPI v4.1.4, package: Debian", ["ext3x", "s2"], {"PMI_FD": "5", "PMI_RANK": "0"}, False),
+        ("Open MPI v4.1.4, package: Debian", [], {"PMI_FD": "5", "PMI_RANK": "0"}, False),  # its parts are elsewhere, or in one piece
+        ("Open MPI v5.0.6, package: x", [], {"PMI_FD": "5", "PMI_RANK": "0"}, True),
+        ("Open MPI v5.0.6, package: x", [], {"PMI_FD": "5", "PMIX_RANK": "0"}, False),
+        ("Open MPI v5.0.6, package: x", [], {}, False),
+        ("MPICH Version: 4.2", [], {"PMI_FD": "5", "PMI_RANK": "0"}, False),
+    ],
+)
+@pytest.mark.parametrize("below", ["openmpi", "openmpi/lib/openmpi3"])  # the second is Debian's
+def test_an_mpi_library_that_does_not_speak_srun_s_pmi(tmp_path, version, parts, variables, wrong, below):
+    (tmp_path / below).mkdir(parents=True)
+    for part in parts:
+        (tmp_path / below / f"mca_pmix_{part}.so").touch()
+    (tmp_path / "libmpi.so.40.30.4").touch()
+    raised = pytest.raises(WrongLaunch, match="srun --mpi=pmix") if wrong else contextlib.nullcontext()
+    with raised:
+        guards.refuse_unspoken_pmi(version, variables, [str(tmp_path / "libmpi.so.40.30.4")])
 
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
@@ -206,6 +241,13 @@ def test_overwrite_is_refused_while_a_later_stage_reads(tmp_path):
     reader.release()
     refused(run("project", tmp_path / "c.yaml", "--overwrite"), "snapshot")
     assert not (tmp_path / "maps.h5").exists()
+
+
+def test_a_holder_that_has_not_written_its_name_yet(tmp_path):
+    (tmp_path / "c.yaml").write_text(f"run: {{dir: {tmp_path}}}\n")
+    with open(tmp_path / ".simulate.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        refused(run("simulate", tmp_path / "c.yaml"), "another simulate is at work (it has only just begun)")
 
 
 def test_copies_that_no_number_betrays_meet_at_the_lock(tmp_path):

@@ -1,10 +1,14 @@
 """Job scripts: their length, and what they do with each exit status, with Slurm's commands replaced by recorders."""
 
+import fcntl
 import hashlib
 import json
 import os
 import subprocess
+import sys
 
+import h5py
+import numpy as np
 import pytest
 from conftest import ROOT, environment
 
@@ -14,25 +18,32 @@ SCRIPTS = (*STAGES, "train_deepspeed")
 
 @pytest.fixture
 def slurm(tmp_path):
-    """A PATH whose srun, sbatch, scontrol and squeue write down their arguments; srun and requeueing then do as $SRUN_DOES, $REQUEUE_DOES say."""
+    """A PATH whose srun, sbatch, scontrol and squeue write down their arguments; srun and requeueing then do as $SRUN_DOES, $REQUEUE_DOES say.
+
+    A dry run reads the config alone: five of them load torch for ten seconds.
+    """
     tools = tmp_path / "bin"
     tools.mkdir()
     for name, does in {
         "srun": 'case "$*" in *" true") eval "${PING_DOES:-true}" ;; *) eval "${SRUN_DOES:-true}" ;; esac',
-        "sbatch": 'case "$*" in *"${REFUSES:-nothing}"*) exit 1 ;; esac; echo "$((100 + $(grep -c sbatch "$LOG")));cluster"',
+        "sbatch": 'case "$*" in *"${REFUSES:-nothing}"*) echo "sbatch: error: invalid partition specified: big" >&2; exit 1 ;; esac; echo "$((100 + $(grep -c sbatch "$LOG")));cluster"',
         "scontrol": 'case "$*" in "show host"*) echo node7 ;; *"show job"*) echo "$SHOWN JobState=${STATE:-RUNNING Reason=None} StdOut=/x/y.log" ;; requeue*) eval "${REQUEUE_DOES:-true}" ;; esac',
         "squeue": 'case "$*" in *" -j "*) eval "${QUEUED:-true}" ;; *) printf "50 afterok:420(unfulfilled)\\n51 afterok:42(unfulfilled)\\n52 afterok:42\\n" ;; esac',
         "scancel": "true",
     }.items():
         (tools / name).write_text(f'#!/bin/bash\necho "{name} $*" >>"$LOG"\n{does}\n')
         (tools / name).chmod(0o755)
+    dry = 'case "$*" in *" --dry-run"*) set -- -m hpcdiff.config get run.dir "${@:3}"; exec >/dev/null ;; esac'
+    (tools / "python").write_text(f'#!/bin/bash\n{dry}\nexec {sys.executable} "$@"\n')
+    (tools / "python").chmod(0o755)
     log = tmp_path / "log"
     log.touch()
 
     def call(script, *arguments, **more):
         variables = {
             "LOG": str(log),
-            "SHOWN": "JobId=42 JobName=mine Account=a1 QOS=(null) TimeLimit=12:00:00 Partition=gpu MinMemoryNode=64G Features=(null)",
+            "HPCDIFF_VENV": "none",  # the python above
+            "SHOWN": "JobId=42 JobName=mine Account=nullius QOS=(null) TimeLimit=12:00:00 Partition=gpu MinMemoryNode=64G Features=(null)",
             "SLURM_JOB_ID": "42",
             "SLURM_NNODES": "2",
             "SLURM_JOB_NODELIST": "node[7-8]",
@@ -96,7 +107,8 @@ def test_jobs_decide_from_the_status_file(slurm, config, script, code, more, ret
     srun = next(line for line in log.splitlines() if line.startswith("srun "))
     assert "--kill-on-bad-exit=1" in srun
     if script in STAGES[2:]:
-        assert "torchrun --nnodes=2 --nproc-per-node=4" in srun and "node7:20042" in srun
+        assert "torchrun --nnodes=2 --nproc-per-node=4 --master-addr=node7 --master-port=20042" in srun
+        assert '--node-rank="$SLURM_NODEID"' in srun  # of each node, so not yet a number
         assert "--signals-to-handle=SIGTERM,SIGINT,SIGUSR1" in srun
     if script == "train_deepspeed":
         assert f"python -m hpcdiff.train {config} train.engine=deepspeed" in srun and "torchrun" not in srun and "deepspeed " not in srun
@@ -149,7 +161,7 @@ def test_where_requeueing_is_forbidden_another_link_is_chained(slurm, config, sc
     assert done.returncode == 0, done.stderr
     link = next(line for line in log.splitlines() if line.startswith("sbatch "))
     assert link.endswith(f" jobs/{script}.sbatch {config} run.seed=3")  # --overwrite would now remove the work
-    request = "dependency=singleton,afterany:42 job-name=mine.run partition=gpu account=a1 time=12:00:00 mem=64G output=/x/y.log nodes=2 cpus-per-task=8"
+    request = "dependency=singleton,afterany:42 job-name=mine.run partition=gpu account=nullius time=12:00:00 mem=64G output=/x/y.log nodes=2 cpus-per-task=8"
     for option in request.split():
         assert f"--{option} " in link
     assert not any(f"--{option}" in link for option in ("qos", "array", "constraint", "mem-per-cpu"))
@@ -161,14 +173,28 @@ def test_where_requeueing_is_forbidden_another_link_is_chained(slurm, config, sc
     ]
 
 
-@pytest.mark.parametrize("stage", ["train", "sample"])
+@pytest.mark.parametrize("stage", STAGES[:4])
 def test_requeues_without_progress_end(slurm, config, stage):
+    """What each start leaves beside the work itself is no progress: its config anew, half a file, times, Open MPI's locks."""
     run = config.parent / "run"
+    part = run / {"train": "checkpoints", "sample": "samples.partial", "simulate": "simulate.partial/snapshot"}.get(stage, "")
+    part.mkdir(parents=True, exist_ok=True)
+    left = {
+        "simulate": "date +%s%N >$RUN/simulate.partial/config.yaml; touch $RUN/simulate.partial/x$$.tmp",
+        "sample": "date >$RUN/samples.partial/.part-$$.tmp",
+        "project": "touch $RUN/maps.h5.partial; touch $RUN/maps.h5.partial-17-$$.lock",
+        "train": "true",
+    }[stage]
 
     def once(number):
-        part = run / ("checkpoints" if stage == "train" else "samples.partial") / f"{number:012d}"
-        part.mkdir(parents=True, exist_ok=True)
-        done, log = slurm(f"{stage}.sbatch", config, SRUN_DOES=status(75, requeue=True), RUN=str(run), STAGE=stage)
+        if stage == "train":
+            (part / f"{number:012d}").mkdir(exist_ok=True)
+        elif stage == "project":
+            with h5py.File(run / "maps.h5.partial", "w") as f:
+                f["catalog/checksum"] = (np.arange(300) < number).astype("<u4")
+        elif not (file := part / f"part-{number}.h5").exists():
+            file.touch()
+        done, log = slurm(f"{stage}.sbatch", config, SRUN_DOES=f"{left}; {status(75, requeue=True)}", RUN=str(run), STAGE=stage)
         return done.returncode, log.count("scontrol requeue"), done.stderr
 
     assert [once(n)[:2] for n in (64, 64, 128, 128, 256, 256)] == [(0, n) for n in range(1, 7)]
@@ -261,7 +287,10 @@ def test_torchrun_has_the_cores_of_all_tasks_and_a_process_for_each_where_there_
     """One torchrun a node, however many tasks a node were asked for."""
     more = {"SRUN_DOES": status(0), "RUN": str(config.parent / "run"), "STAGE": "sample"}
     _, log = slurm("sample.sbatch", config, SLURM_NTASKS_PER_NODE="4", SLURM_CPUS_PER_TASK="8", SLURM_GPUS_ON_NODE="", **more)
-    assert "--ntasks=2 --ntasks-per-node=1 --cpus-per-task=32 torchrun --nnodes=2 --nproc-per-node=4 " in log
+    line = "--ntasks=2 --ntasks-per-node=1 --cpus-per-task=32 bash -c exec torchrun --node-rank="
+    assert line in log and "torchrun --nnodes=2 --nproc-per-node=4 " in log
+    _, log = slurm("sample.sbatch", config, SLURM_NTASKS_PER_NODE="4", SLURM_CPUS_PER_TASK="8", SLURM_GPUS_ON_NODE="0", **more)
+    assert log.count(line) == 2
 
 
 def test_the_pipeline_hands_options_to_sbatch(slurm, config):
@@ -279,8 +308,20 @@ def test_the_pipeline_hands_options_to_sbatch(slurm, config):
 
 def test_a_pipeline_that_cannot_be_submitted_whole_is_not_submitted(slurm, config):
     done, log = slurm("pipeline.sh", config, REFUSES="jobs/sample.sbatch")
-    assert done.returncode == 2 and "sbatch refused sample" in done.stderr and "nothing was submitted" in done.stderr
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "sbatch refused sample (invalid partition specified: big)" in done.stderr and "nothing was submitted" in done.stderr
     assert "scancel 101 102 103" in log
+
+
+def test_what_a_refused_pipeline_had_known_before_is_not_forgotten(slurm, config):
+    run = config.parent / "run"
+    said = json.dumps({"exit": 0, "reason": "27 clusters"}, indent=1, sort_keys=True)
+    (run / "simulate.status.json").write_text(said)
+    (run / ".jobs").write_text("simulate 7 /x/old.log\n")
+    forgotten = {"QUEUED": 'echo "slurm_load_jobs error: Invalid job id specified" >&2; exit 1'}
+    assert slurm("pipeline.sh", config, REFUSES="jobs/train.sbatch", **forgotten)[0].returncode == 2
+    lines = slurm("pipeline.sh", "--status", config, **forgotten)[0].stdout.splitlines()
+    assert lines[0].split(maxsplit=1)[1] == "done: 27 clusters" and lines[1].split(maxsplit=1)[1] == "not submitted"
 
 
 def test_the_pipeline_says_how_far_each_stage_is(slurm, config):
@@ -299,7 +340,46 @@ def test_the_pipeline_says_how_far_each_stage_is(slurm, config):
     (run / "project.status.json").unlink()
     lines = slurm("pipeline.sh", "--status", config)[0].stdout.splitlines()
     assert "job 102 ended without a word" in lines[1] and "/x/y.log" in lines[1]
-    queued = {"QUEUED": 'case "$*" in *103*) echo "PENDING Dependency" ;; esac'}
+    queued = {"QUEUED": 'case "$*" in *103*) echo "103 PENDING Dependency" ;; esac'}
     assert "job 103: PENDING Dependency" in slurm("pipeline.sh", "--status", config, **queued)[0].stdout
-    done, log = slurm("pipeline.sh", config, **queued)
-    assert done.returncode == 2 and "train of this run is in the queue already, job 103" in done.stderr and log.count("sbatch --") == 5
+    for first in ("simulate", "sample"):  # a stage that waits for it must not be submitted beside it
+        done, log = slurm("pipeline.sh", config, FIRST=first, **queued)
+        assert done.returncode == 2 and "train of this run is in the queue already, job 103" in done.stderr and log.count("sbatch --") == 5
+    (run / "train.status.json").write_text(json.dumps({"exit": 0, "reason": "seen"}, indent=1))
+    silent = {"QUEUED": 'echo "slurm_load_jobs error: Unable to contact slurm controller" >&2; exit 1'}
+    lines = slurm("pipeline.sh", "--status", config, **silent)[0].stdout.splitlines()
+    assert lines[1].endswith("not known, since squeue does not answer (job 102)") and lines[2].endswith("done: seen")
+    done, log = slurm("pipeline.sh", config, **silent)
+    assert done.returncode == 2 and "squeue does not answer" in done.stderr and log.count("sbatch --") == 5
+    forgotten = {"QUEUED": 'echo "slurm_load_jobs error: Invalid job id specified" >&2; exit 1'}
+    assert "ended without a word" in slurm("pipeline.sh", "--status", config, **forgotten)[0].stdout.splitlines()[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["-N", "4"], "there is no config file 4, "),
+        (["{config}x"], "c.yamlx, "),
+        (["trian:--nodes=4", "{config}"], "trian is no stage, trian:--nodes=4"),
+        (["{config}", "run.seed=x"], "run.seed"),
+        (["{config}", "run.sed=1"], "run.seed"),
+    ],
+)
+def test_a_wrong_command_line_of_the_pipeline_is_one_line(slurm, config, words, says):
+    done, log = slurm("pipeline.sh", *(word.format(config=config) for word in words))
+    assert done.returncode == 2 and log == "" and done.stderr.count("\n") == 1 and says in done.stderr, done.stderr
+
+
+def test_overwrite_may_stand_anywhere(slurm, config):
+    done, log = slurm("pipeline.sh", "--overwrite", config, FIRST="evaluate")
+    assert done.returncode == 0 and f"jobs/evaluate.sbatch {config} --overwrite" in log, done.stderr
+    more = {"SRUN_DOES": status(0), "RUN": str(config.parent / "run"), "STAGE": "train"}
+    assert slurm("train.sbatch", "--overwrite", config, **more)[0].returncode == 0
+
+
+def test_two_pipelines_on_one_run_at_once(slurm, config):
+    with open(config.parent / "run" / ".jobs.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done, log = slurm("pipeline.sh", config, FIRST="evaluate")
+    assert done.returncode == 2 and "another pipeline.sh submits this run just now" in done.stderr and "sbatch" not in log
+    assert slurm("pipeline.sh", config, FIRST="evaluate")[0].returncode == 0

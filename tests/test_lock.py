@@ -14,7 +14,7 @@ from conftest import ROOT, environment
 
 from hpcdiff import lock as locks
 from hpcdiff.lock import Lock
-from hpcdiff.mounts import Mount
+from hpcdiff.mounts import Mount, mount_of
 
 HOLD = """
 import sys, time
@@ -181,6 +181,26 @@ def test_a_holder_elsewhere_lives_as_long_as_its_heart_beats(tmp_path):
 
 
 @pytest.mark.usefixtures("without_locks")
+@pytest.mark.parametrize("another", [False, True])
+def test_a_holder_elsewhere_that_lets_go_while_it_is_watched(tmp_path, monkeypatch, another):
+    """Then it is ours, unless another has taken it meanwhile."""
+    path, lock = tmp_path / "l", Lock(tmp_path / "l")
+    monkeypatch.setattr(locks, "STILL", 3.0)
+    elsewhere(path)
+    assert lock.acquire(lambda line: elsewhere(path, host="node8") if another else path.write_text("")) == (not another)
+    assert ("node8" in lock.holder()) == another
+    lock.release()
+
+
+def test_who_lets_go_leaves_what_another_has_written(tmp_path):
+    lock = Lock(tmp_path / "l")
+    assert lock.acquire()
+    record = elsewhere(tmp_path / "l")
+    lock.release()
+    assert lock.record() == record
+
+
+@pytest.mark.usefixtures("without_locks")
 @pytest.mark.parametrize(
     ("state", "status", "free"),
     [("", 0, True), ("slurm_load_jobs error: Invalid job id specified", 1, True), ("PENDING", 0, True), ("SUSPENDED", 0, False)],
@@ -210,6 +230,7 @@ def test_a_requeued_job_takes_over_its_own(tmp_path, monkeypatch, slurm):
     monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
     elsewhere(tmp_path / "l", restart=1)
     lock = Lock(tmp_path / "l")
+    assert lock.advice() == "wait for it or end it"
     assert lock.acquire() and "job 8, restart 1" in lock.took_over
     lock.release()
     monkeypatch.setattr(locks, "STILL", 0.3)
@@ -279,3 +300,19 @@ def test_which_file_systems_show_every_lock_to_everybody():
     yes = [Mount(kind="ext4"), Mount(kind="gpfs"), Mount(kind="lustre", options=frozenset({"rw", "flock"}))]
     no = [Mount(kind="lustre", options=frozenset({"rw", "localflock"})), Mount(kind="nfs4"), Mount(kind="fuse.beegfs"), Mount()]
     assert all(m.one_view_of_locks for m in yes) and not any(m.one_view_of_locks for m in no)
+
+
+def test_the_file_system_of_a_path(monkeypatch):
+    """The deepest mount above it; of two on one place the later; names with spaces are written in octal."""
+    table = (
+        "22 1 0:20 / / rw - ext4 /dev/sda rw\n"
+        "23 22 0:21 / /scratch rw - nfs4 server:/a rw\n"
+        "24 22 0:22 / /scratch rw,nosuid shared:1 - lustre mgs:/b rw,flock\n"
+        "25 24 0:23 / /scratch/a\\040b rw - gpfs fs rw\n"
+    )
+    monkeypatch.setattr("hpcdiff.mounts.Path.read_text", lambda path: table)
+    monkeypatch.setattr("hpcdiff.mounts.Path.exists", lambda path: True)
+    monkeypatch.setattr(os.path, "realpath", str)
+    places = {"/scratch/me": "lustre", "/scratch": "lustre", "/scratch/a b/c": "gpfs", "/scratch2/me": "ext4", "/": "ext4"}
+    assert {place: mount_of(place).kind for place in places} == places
+    assert {"nosuid", "flock"} <= mount_of("/scratch/me").options and mount_of("/scratch/me").source == "mgs:/b"

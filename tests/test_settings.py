@@ -34,7 +34,8 @@ def settings(tmp_path):
     [
         ({}, "2"),  # torchrun: four processes share the eight cores of the one task
         ({"SLURM_NTASKS_PER_NODE": "4"}, "8"),  # a task a GPU
-        ({"SLURM_GPUS_ON_NODE": "0", "HPCDIFF_PROCESSES": "2"}, "8"),
+        ({"SLURM_GPUS_ON_NODE": "0"}, "8"),
+        ({"SLURM_GPUS_ON_NODE": "0", "HPCDIFF_PROCESSES": "2"}, "4"),
         ({"SLURM_CPUS_PER_TASK": "2"}, "1"),
         ({"SLURM_NTASKS_PER_NODE": "8", "SLURM_CPUS_PER_TASK": "1"}, "1"),
     ],

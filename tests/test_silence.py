@@ -15,7 +15,9 @@ import pytest
 from conftest import LAUNCHERS, ROOT, environment, kill
 
 from hpcdiff import launch
-from hpcdiff.ending import AwakeClock, first_to_claim, myself
+from hpcdiff.blame import born
+from hpcdiff.ending import AwakeClock, first_to_claim, myself, say
+from hpcdiff.ending import kill as kill_all
 from hpcdiff.silence import Pulse, Waits, _resolve
 from hpcdiff.world import World
 
@@ -24,6 +26,9 @@ import ctypes, os, signal, sys, threading, time
 sys.path.insert(0, ROOT)
 from hpcdiff import launch
 stage, folder, who, what = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
+if os.environ.get("SLURM_PROCID") == os.environ.get("DEAF", "none"):  # no datagram of this rank's comes through
+    import hpcdiff.silence
+    hpcdiff.silence._resolve = lambda *way: []
 
 def work(config, world):
     with open(f"{folder}/pid{world.rank}.tmp", "w") as f:
@@ -63,12 +68,12 @@ def wait_as_for_a_disk(fifo):
     os.waitpid(pid.value, 0)
 
 
-def begin(tmp_path, stage: str, launcher: str, ranks: int, who: int, what: str, *words: str) -> list[subprocess.Popen]:
+def begin(tmp_path, stage: str, launcher: str, ranks: int, who: int, what: str, *words: str, **more: str) -> list[subprocess.Popen]:
     """Start the ranks above; what they say goes to the files err0, ..."""
     (tmp_path / "rank.py").write_text(RANK.replace("ROOT", repr(str(ROOT)), 1).replace("{ROOT}", str(ROOT)))
     (tmp_path / "c.yaml").write_text(f"run: {{dir: {tmp_path / 'run'}}}\n")
     script = [str(tmp_path / "rank.py"), stage, str(tmp_path), str(who), what, *words]
-    common = {"SLURM_STEP_NUM_TASKS": str(ranks), "SLURM_JOB_ID": str(time.time_ns() % 10000), "SLURM_STEP_NODELIST": "localhost"}
+    common = {**more, "SLURM_STEP_NUM_TASKS": str(ranks), "SLURM_JOB_ID": str(time.time_ns() % 10000), "SLURM_STEP_NODELIST": "localhost"}
     started = []
     for r in range(ranks if launcher == "srun" else 1):
         command = [sys.executable, *script] if launcher == "srun" else [*LAUNCHERS[launcher](ranks), *script]
@@ -140,6 +145,19 @@ def test_a_job_that_the_scheduler_suspends_goes_on(tmp_path):
     assert (said, status["exit"], codes) == ("", 0, [0, 0])
 
 
+def test_a_rank_that_no_datagram_reaches_is_said_and_ends_with_the_others(tmp_path):
+    """Nobody can tell it the verdict: it learns from its next call to the others."""
+    said, status, codes = end(tmp_path, begin(tmp_path, "sample", "srun", 3, 1, "suspended", "run.patience=3", DEAF="2"), 3)
+    lines = [line for line in said.splitlines() if line.startswith("hpcdiff ")]
+    assert lines[0].startswith("hpcdiff sample: nothing is heard of rank 2 by UDP (port ") and all(codes), said
+    assert [line.split(" (")[0] for line in lines[1:]] == ["hpcdiff sample: hung: rank 1"] and "rank 1 (" in status["reason"]
+
+
+def test_where_no_datagram_comes_through_the_work_goes_on(tmp_path):
+    said, status, codes = end(tmp_path, begin(tmp_path, "sample", "srun", 2, -1, "goes on", DEAF="1"), 2)
+    assert said.count("\n") == 1 and "nothing is heard of rank 1 by UDP" in said and status["exit"] == 0 and codes == [0, 0]
+
+
 class Ranks(World):
     """Rank 0 of several, of whom nothing is heard but what a test says."""
 
@@ -190,6 +208,50 @@ def test_a_rank_that_was_never_heard_is_not_blamed_and_rank_0_says_so(tmp_path, 
     assert len(said) == 1 and said[0].startswith("hpcdiff project: nothing is heard of ranks 1-3 by UDP")
 
 
+def test_those_whose_last_words_came_a_little_later_are_named_too(tmp_path):
+    pulse = pulse_of(tmp_path, 4, patience=900)
+    for rank, heard in ((1, 0.0), (2, 50.0), (3, 100.0)):
+        pulse.awake = heard
+        pulse.take(said_by(rank), HERE)
+    pulse.awake = 901
+    text = pulse.judge()["text"]
+    pulse.close()
+    assert "rank 1 (n1" in text and "rank 2 (n2" in text and "rank 3" not in text
+
+
+def test_a_rank_takes_the_way_that_is_answered_and_the_first_verdict(tmp_path, monkeypatch):
+    monkeypatch.setattr("hpcdiff.silence.HELLO", 0.0)
+    left = []
+    monkeypatch.setattr(Pulse, "_leave", lambda self, verdict: left.append(verdict))
+    pulse = pulse_of(tmp_path, 2, 1, 900)
+    assert pulse.interval == 30 and pulse_of(tmp_path, 2, patience=3).interval == pytest.approx(0.1)
+    pulse._ways = [(0, ("127.0.0.1", 9)), (1, ("192.0.2.7", 9))]
+    pulse.take({**said_by(0), "way": 1, "verdict": None}, HERE)
+    assert pulse._ways == [(1, ("192.0.2.7", 9))] and pulse._met.is_set()
+    pulse.close()
+    for speaker in (0, 1):
+        pulse.take({**said_by(0), "verdict": {"speaker": speaker, "kill": [], "text": ""}}, HERE)
+    assert pulse.verdict["speaker"] == 0 and pulse._ways == [(1, ("192.0.2.7", 9))]
+
+
+def test_only_the_process_that_is_meant_is_killed(tmp_path):
+    process = subprocess.Popen(["sleep", "1000"])
+    right = {**myself(), "pid": process.pid, "born": born(process.pid)}
+    kill_all([{**right, "node": "another boot"}, {**right, "born": "1"}, myself()])
+    assert process.poll() is None
+    kill_all([right])
+    assert process.wait(30) == -signal.SIGKILL
+
+
+def test_the_first_fault_counts(tmp_path, capfd):
+    (tmp_path / "sample.status.json").write_text('{"exit": 2}')
+    for stage in ("sample", "project"):
+        say(stage, tmp_path, "hung: rank 1")
+        assert capfd.readouterr().err == f"hpcdiff {stage}: hung: rank 1\n"
+    assert json.loads((tmp_path / "sample.status.json").read_text()) == {"exit": 2}
+    assert json.loads((tmp_path / "project.status.json").read_text()) == {"exit": 1, "reason": "hung: rank 1"}
+
+
 def test_who_has_left_is_not_silent_and_who_speaks_again_neither(tmp_path):
     pulse = pulse_of(tmp_path, 8, patience=900)
     for rank in range(1, 8):
@@ -224,6 +286,33 @@ def test_rank_0_has_the_first_word_and_the_others_speak_by_turns(tmp_path, monke
         first.append(pulse.awake - 5000)
         pulse.close()
     assert 980 < first[0] < first[1] < 1100
+
+
+def test_an_error_waits_for_the_verdict_only_where_a_rank_may_hang(tmp_path, monkeypatch):
+    monkeypatch.setattr("hpcdiff.silence.HELLO", 0.0)
+    monkeypatch.setattr(Pulse, "_leave", lambda self, verdict: None)
+    pulse = pulse_of(tmp_path, 2, 1, 30)
+    pulse.lost(OSError("mine"))  # rank 0 was never heard: returns
+    pulse.take({**said_by(0), "verdict": None}, HERE)
+    pulse.lost(OSError("mine"))  # nor now, when it has just been heard
+
+    def waits(change):
+        change()
+        thread = threading.Thread(target=pulse.lost, args=[OSError("of a rank that is gone")], daemon=True)
+        thread.start()
+        thread.join(0.3)
+        waiting = thread.is_alive()
+        pulse.close()
+        thread.join(30 * pulse.interval)
+        assert not thread.is_alive()
+        pulse._closed.clear()
+        return waiting
+
+    assert not waits(lambda: None)
+    assert waits(lambda: setattr(pulse, "awake", pulse.awake + 5 * pulse.interval))
+    pulse.take({**said_by(0), "verdict": None}, HERE)
+    assert waits(lambda: setattr(pulse, "verdict", {"speaker": 0}))
+    pulse.close()
 
 
 def test_the_wait_for_a_disk_is_seen_and_ends(tmp_path):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import LAUNCHERS, ROOT, environment, kill
 
-from hpcdiff.blame import Blame, find, ranges
+from hpcdiff.blame import Blame, find, rank_names
 from hpcdiff.errors import UserError
 from hpcdiff.watchdog import Watchdog
 from hpcdiff.world import World
@@ -251,7 +251,7 @@ def test_the_sentence_names_ranks_and_what_they_did():
     assert said == "rank 3 (node7, pid 7) has been in step, image 12800, for 300 s (train/loop.py:9, train); ranks 0-2, 4-7 wait for it"
     many = Blame(list(range(1024))).sentence({r: entry() for r in range(1024)})
     assert "ranks 4-1023 likewise; none is behind the others" in many and len(many) < 600 and "wait for" not in many
-    assert [ranges(r) for r in ([], [3], [0, 1], [5, 0, 2, 1])] == ["", "rank 3", "ranks 0-1", "ranks 0-2, 5"]
+    assert [rank_names(r) for r in ([], [3], [0, 1], [5, 0, 2, 1])] == ["", "rank 3", "ranks 0-1", "ranks 0-2, 5"]
 
 
 def test_only_errors_of_a_connection_speak_of_a_lost_rank():

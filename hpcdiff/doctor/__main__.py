@@ -9,12 +9,13 @@ import traceback
 from pathlib import Path
 
 from hpcdiff import files
+from hpcdiff.blame import rank_names
 from hpcdiff.config import read_config
 from hpcdiff.doctor import aside, folder, libraries, needs, ranks, verdict
 from hpcdiff.doctor.clock import Clock
 from hpcdiff.doctor.verdict import Finding
 from hpcdiff.errors import UserError, disk_error
-from hpcdiff.guards import WrongLaunch, first_started
+from hpcdiff.guards import WrongLaunch, first_started, say_once
 from hpcdiff.launch import DONE, FAULT, USER
 from hpcdiff.world import TorchWorld, World, launched_rank
 
@@ -83,8 +84,8 @@ def main(argv: list[str] | None = None) -> int:
         return status
     except UserError as error:
         wrong = isinstance(error, WrongLaunch)
-        if first_started() if wrong else world.main if world else launched_rank("doctor") == 0:
-            print(f"hpcdiff doctor: error: {error}", file=sys.stderr, flush=True)
+        speaks = first_started() if wrong else world.main if world else launched_rank("doctor") == 0
+        say_once("doctor", error, speaks, world is not None)
         return USER
     except BaseException as error:
         said = disk_error(error)
@@ -103,11 +104,13 @@ def _parse(argv: list[str], report: Report) -> tuple[Path | None, list[str], Pat
     """The folder, the overrides and the config file, if one was given."""
     words, k = [], 0
     while k < len(argv):
-        if argv[k] == "--json" and k + 1 < len(argv):
-            report.json = Path(argv[k + 1])
-            k += 1
-        elif argv[k].startswith("--json="):
-            report.json = Path(argv[k].partition("=")[2])
+        name, equals, file = argv[k].partition("=")
+        if name == "--json":
+            if not equals:
+                k, file = k + 1, argv[k + 1] if k + 1 < len(argv) else ""
+            if not file:
+                raise UserError("--json names no file", "command line", USAGE.splitlines()[0])
+            report.json = Path(file)
         elif argv[k].startswith("-"):
             raise UserError(f"unknown option {argv[k]!r}", "command line", USAGE.splitlines()[0])
         else:
@@ -203,7 +206,7 @@ def _disk(
         place = clock.folder = Path(name)
         seen = world.allgather(place.is_dir())
         if not all(seen):
-            blind = ranks.rank_names([r for r, s in enumerate(seen) if not s])
+            blind = rank_names([r for r, s in enumerate(seen) if not s])
             report.findings.append(Finding(True, f"{blind} cannot see {place.parent}", "a run.dir that all nodes share"))
         else:
             with clock.limit("trying locks", 10):

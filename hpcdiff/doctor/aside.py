@@ -7,7 +7,8 @@ import subprocess
 import sys
 import time
 
-LAUNCHER = ("OMPI_", "PMI", "PALS_", "TORCHELASTIC", "MASTER_", "SLURM_", "HYDI_", "MPI_LOCAL")
+from hpcdiff.guards import without_launcher
+
 TIMEOUT, FAILED = "took too long", "failed"
 
 
@@ -23,7 +24,7 @@ os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 def start(arguments: list[str]) -> subprocess.Popen:
     """Start Python with these arguments; it takes itself for one process alone."""
     command = [sys.executable, "-c", UNBOUND, *arguments]
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(LAUNCHER) and k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    environment = without_launcher(os.environ)
     return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 

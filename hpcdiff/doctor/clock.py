@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from hpcdiff import files
-from hpcdiff.blame import ranges
+from hpcdiff.blame import rank_names
 from hpcdiff.world import World
 
 ALL = 52.0
@@ -77,7 +77,7 @@ class Clock:
             with contextlib.suppress(OSError, ValueError):
                 passed[rank] = int((self.folder / f"rank-{rank:06d}").read_text())
         late = [rank for rank, n in passed.items() if n < max(passed.values())]
-        return ranges(late)
+        return rank_names(late)
 
     def _give_up(self, name: str) -> None:
         if self.world is None or self.world.main:

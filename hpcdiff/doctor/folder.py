@@ -22,13 +22,12 @@ NETWORK_HOME = {"nfs", "nfs4"}
 
 def about(path: Path) -> dict:
     """What the system says of the folder (or of the nearest parent that is there), without writing to it."""
-    where = path.absolute()
-    while not where.exists():
-        where = where.parent
+    where = _nearest(path)
     mount, space = mount_of(where), os.statvfs(where)
     stripes = stripes_of(where) if mount.kind == "lustre" else None
     return {
         "path": str(where),
+        "asked": str(path.absolute()),
         "kind": mount.kind or "unknown",
         "mounted_at": mount.point,
         "options": sorted(mount.options),
@@ -43,11 +42,8 @@ def about(path: Path) -> dict:
 
 def scratch(path: Path) -> tuple[Path | None, str]:
     """A folder of the doctor's own below `path`, or None and why not."""
-    where = path.absolute()
-    while not where.exists():
-        where = where.parent
     try:
-        return Path(tempfile.mkdtemp(prefix=".hpcdiff-doctor-", dir=where)), ""
+        return Path(tempfile.mkdtemp(prefix=".hpcdiff-doctor-", dir=_nearest(path))), ""
     except OSError as error:
         return None, disk_error(error) or str(error)
 
@@ -170,9 +166,10 @@ def judge(one: dict, lock: dict | None, hdf5: str | None, refused: str, given: b
 def lines(one: dict, lock: dict | None, hdf5: str | None, refused: str, needs: dict) -> list[str]:
     """What there is, in a few lines."""
     quota, stripes = one["quota"], one["stripes"]
+    beyond = "" if one["asked"] == one["path"] else f" ({one['asked']} is not there yet)"
     left = "not known" if quota is None else f"{_number(quota['free_gb'], ' GB')}, {_number(quota['free_files'], ' files')} left"
     said = [
-        f"folder: {one['path']}, {one['kind']} mounted at {one['mounted_at'] or '?'}",
+        f"folder: {one['path']}{beyond}, {one['kind']} mounted at {one['mounted_at'] or '?'}",
         f"  free: {one['free_gb']:.4g} of {one['size_gb']:.4g} GB, {_number(one['free_files'], ' files')}; quota: {left}",
     ]
     if one["kind"] == "lustre":
@@ -186,6 +183,14 @@ def lines(one: dict, lock: dict | None, hdf5: str | None, refused: str, needs: d
         said.append(f"  locks: {word}{'; ' + across[lock['across']] if lock['works'] else ''}")
     setting = os.environ.get("HDF5_USE_FILE_LOCKING", "not set")
     return [*said, f"  HDF5 locking: {hdf5 or 'files open to write'} (HDF5_USE_FILE_LOCKING={setting})"]
+
+
+def _nearest(path: Path) -> Path:
+    """The folder itself, or the nearest parent that is there."""
+    where = path.absolute()
+    while not where.exists():
+        where = where.parent
+    return where
 
 
 def _kept_out(path: Path) -> bool:

@@ -13,10 +13,11 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
-from hpcdiff.blame import node, ranges
+from hpcdiff.blame import node, rank_names
 from hpcdiff.doctor.verdict import Finding
 from hpcdiff.errors import UserError
 from hpcdiff.guards import refuse_launch, under_mpi
+from hpcdiff.spans import spans
 from hpcdiff.world import MPIWorld, TorchWorld, World
 
 LOCAL_RANK = ("LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "PALS_LOCAL_RANKID", "SLURM_LOCALID")
@@ -191,7 +192,7 @@ def lines(ranks: list[dict]) -> list[str]:
         )
         threads = "not set" if r["threads"] is None else str(r["threads"])
         note = f"<- {'; '.join(odd[r['rank']])}" if r["rank"] in odd else ""
-        rows.append((str(r["rank"]), r["host"], str(r["local_rank"]), gpu, _seen(r["gpus"]), core_ranges(r["cores"]), threads, note))
+        rows.append((str(r["rank"]), r["host"], str(r["local_rank"]), gpu, _seen(r["gpus"]), spans(r["cores"]) or "?", threads, note))
     width = [max(len(row[k]) for row in rows) for k in range(7)]
     table = ["  ".join([*(cell.ljust(w) for cell, w in zip(row, width, strict=False)), row[7]]).rstrip() for row in rows]
     return (
@@ -202,22 +203,6 @@ def lines(ranks: list[dict]) -> list[str]:
 def _seen(gpus: list[dict]) -> str:
     numbers = [g["index"] for g in gpus]
     return f"{len(gpus)}" if not gpus or None in numbers else f"{len(gpus)}: {','.join(map(str, numbers))}"
-
-
-def rank_names(numbers: list[int]) -> str:
-    """[0, 1, 2] -> "ranks 0-2"."""
-    return ranges(sorted(set(numbers)))
-
-
-def core_ranges(cores: list[int]) -> str:
-    """[0, 1, 2, 8] -> "0-2,8"."""
-    runs: list[list[int]] = []
-    for core in cores:
-        if runs and core == runs[-1][1] + 1:
-            runs[-1][1] = core
-        else:
-            runs.append([core, core])
-    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in runs) or "?"
 
 
 def _limit(value: int) -> int | None:

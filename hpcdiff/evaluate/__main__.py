@@ -13,10 +13,12 @@ from pathlib import Path
 from hpcdiff import files
 from hpcdiff.command import run_command
 from hpcdiff.errors import UserError
+from hpcdiff.evaluate import sums
 from hpcdiff.evaluate.inputs import Samples, open_inputs
 from hpcdiff.evaluate.run import VERSION, measure
 from hpcdiff.launch import run_stage
 from hpcdiff.leaving import leave
+from hpcdiff.scout import go_ahead
 from hpcdiff.strict import refuse_difference
 from hpcdiff.versions import refuse_version
 from hpcdiff.world import World, launched_rank
@@ -26,7 +28,7 @@ SECTIONS = ("task", "evaluate")
 
 def outputs(config) -> Iterator[Path]:
     """What `--overwrite` removes."""
-    yield from (config.dir / name for name in ("metrics.json", "report.html", "figures", "figures.partial"))
+    yield from (config.dir / name for name in ("metrics.json", sums.NAME, "report.html", "figures", "figures.partial"))
 
 
 def plan(config) -> Iterator[str]:
@@ -46,9 +48,18 @@ def plan(config) -> Iterator[str]:
 def work(config, world: World) -> str:
     """Measure, reduce, draw; `metrics.json` is written last."""
     target = config.dir / "metrics.json"
+    go_ahead(world, config.map_paths(), "map file")
+    go_ahead(world, [config.dir / "samples.h5", *([config.evaluate.regression] if config.evaluate.regression else [])], "samples file")
     with world.together():
         maps, samples = open_inputs(config)
-        old = _finished(target, config)
+        damaged = sums.damaged_outputs(config.dir) if world.main and target.exists() else []
+    if damaged := world.broadcast(damaged):
+        others = f" and {len(damaged) - 1} more" * (len(damaged) > 1)
+        world.print(
+            f"hpcdiff evaluate: {damaged[0]}{others} of the last run {'are' if others else 'is'} damaged or gone: all is made again"
+        )
+    with world.together():
+        old = None if damaged else _finished(target, config)
     made_from = {"maps": maps.fingerprint, "samples": samples.fingerprint(world)}
     if config.evaluate.regression:
         with world.together():
@@ -65,7 +76,9 @@ def work(config, world: World) -> str:
             from hpcdiff.evaluate.report import write_figures_and_report
 
             write_figures_and_report(config, maps, samples, metrics)
-            files.write_json(target, metrics)
+            text = files.json_text(metrics)
+            sums.write_sums(config.dir, text)
+            files.write_atomic(target, text)
     return f"{len(samples.views)} views -> {target}; open {config.dir / 'report.html'}"
 
 

@@ -14,6 +14,7 @@ from hpcdiff.maps import PARTS, MapFile, has_format, interpreting, open_hdf5, re
 from hpcdiff.observe import ObservedMaps
 from hpcdiff.plain import NotPlain, read_json, read_yaml
 from hpcdiff.samples import FORMAT, VERSION, find_shards, verify_shard
+from hpcdiff.scout import go_ahead
 from hpcdiff.versions import refuse_version
 from hpcdiff.world import World
 
@@ -107,6 +108,7 @@ class Samples:
                 verify_shard(self.shards[n])
             return {}
 
+        go_ahead(world, [shard.path for shard in self.shards], "shard of the samples")
         for _ in in_blocks(world, np.arange(len(self.shards)), check, " shards checked"):
             pass
 

@@ -18,12 +18,14 @@ from hpcdiff.maps.layout import CATALOG, FORMAT, VERSION, catalog_crc, intact, r
 from hpcdiff.maps.sound import interpreting, refuse_hollow
 from hpcdiff.maps.splits import PARTS
 from hpcdiff.plain import NotPlain, read_json
+from hpcdiff.scout import refuse_crashing
 from hpcdiff.versions import refuse_version
 
 
 @contextlib.contextmanager
 def open_hdf5(path: str | Path, what: str = "file", **options) -> Iterator[h5py.File]:
-    """Open an HDF5 file to read; a missing, empty, truncated or foreign one, a folder, one that may not be read, is a UserError.
+    """Open an HDF5 file to read; a missing, empty, truncated or foreign one, a folder, one that may not be read, or over which HDF5
+    crashes, is a UserError.
 
     So is what h5py says of its content while it is open; an error of our own code in between is none of the file's.
     """
@@ -31,6 +33,7 @@ def open_hdf5(path: str | Path, what: str = "file", **options) -> Iterator[h5py.
     try:
         if not path.exists():
             raise UserError(f"the {what} is not there", path, "run the stage that writes it, or name another")
+        refuse_crashing(path, what)
         f = h5py.File(path, "r", **options)
     except OSError as error:
         if error.errno:

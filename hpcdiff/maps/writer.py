@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -176,8 +178,19 @@ class MapWriter:
         dataset.id.write(memory, space, rows, dxpl=transfer)
 
     def close(self) -> None:
-        """Leave the file unfinished under its partial name, for the next run."""
-        checked.close(self.file)
+        """Leave the file unfinished under its partial name, for the next run. Collective."""
+        with contextlib.suppress(UserError):  # what failed before is what is said; the next run checks what has reached the disk
+            self._collectively(self.file.flush)
+            self._collectively(self.file.close)
+
+    def _collectively(self, call: Callable[[], None]) -> None:
+        """Flush or close the file on all ranks; where one fails, all abandon it: another try of one alone would wait for the others."""
+        try:
+            with self.world.together():
+                call()
+        except UserError as error:
+            checked.abandon(self.file, error)
+            raise
 
     def finish(self) -> None:
         """Check that every view is complete, and give the file its final name.
@@ -185,15 +198,9 @@ class MapWriter:
         Raises:
             UserError: a view's maps on disk are not those that were written.
         """
-        with self.world.together():
-            try:
-                self.file.flush()
-            except (OSError, RuntimeError) as error:
-                checked.close(self.file, error)
-                raise
+        self._collectively(self.file.flush)
         done = self._verify(everything=True)
-        with self.world.together():
-            self.file.close()
+        self._collectively(self.file.close)
         if not done.all():
             raise UserError(
                 f"{(~done).sum()} views did not reach the disk (first {int(np.argmin(done))})", self.partial, f"run {self.stage} again"

@@ -12,6 +12,7 @@ import numpy as np
 
 from hpcdiff.cosmology import K_B, KEV_ERG, M_P
 from hpcdiff.errors import UserError
+from hpcdiff.scout import refuse_crashing
 
 BREMSSTRAHLUNG = 1.4e-27
 """Constant of Hsu et al. (2025), Eq. 6, erg cm^3/s/K^0.5; rounded there, 1.4255e-27 to more digits."""
@@ -155,6 +156,7 @@ def read_cooling(path: str) -> Cooling:
 
 
 def _read_hdf5(path: Path) -> tuple[dict, np.ndarray, np.ndarray, np.ndarray]:
+    refuse_crashing(path, "cooling table")
     with h5py.File(path) as f:
         about = {k: v.decode() if isinstance(v, bytes) else v for k, v in f.attrs.items()}
         t, z, values = (np.asarray(f[name][()], np.float64) for name in ("temperature", "metallicity", "lambda"))

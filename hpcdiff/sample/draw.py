@@ -183,11 +183,13 @@ def _belong_together(maps: MapFile, model: Model) -> None:
         raise UserError(
             f"the model was trained on pixels of no common size and the maps have {theirs:.6g} Mpc", maps.path, "project or train again"
         )
+    units = model.info.get("units")
     for name in model.inputs:
-        if maps.units[name] != model.info["units"][name]:
-            raise UserError(
-                f"{name} is in {maps.units[name]!r}; the model takes {model.info['units'][name]!r}", maps.path, "mend the units"
-            )
+        taken = units.get(name) if isinstance(units, dict) else None
+        if taken is None:
+            raise UserError(f"the model does not say in which units it takes {name}", "its config.json", "train again with --overwrite")
+        if maps.units[name] != taken:
+            raise UserError(f"{name} is in {maps.units[name]!r}; the model takes {taken!r}", maps.path, "mend the units")
 
 
 def _pixel(maps: MapFile) -> float | None:

@@ -18,6 +18,7 @@ from hpcdiff.sample.deal import batch_rows, batches_left
 from hpcdiff.sample.draw import Job, Unlike, prepare
 from hpcdiff.sample.shards import Shards, refuse_change, stored_header
 from hpcdiff.samples import find_shards
+from hpcdiff.scout import go_ahead
 from hpcdiff.sections import AUTO_SAMPLER
 from hpcdiff.stop import StopVote
 from hpcdiff.strict import to_yaml
@@ -44,6 +45,7 @@ def sample(config: Config, world: World) -> str:
         Stopped: a signal came; the finished shards stay.
     """
     path, done = config.dir / "samples.h5", None
+    go_ahead(world, config.map_paths(), "map file")
     with world.together():
         refuse_unbuilt(config)
         maps = MapFile(config.map_paths()[0])

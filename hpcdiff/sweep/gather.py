@@ -17,11 +17,15 @@ from pathlib import Path
 from scipy.stats import t as student
 
 from hpcdiff import files
+from hpcdiff.errors import UserError
+from hpcdiff.plain import read_json
 from hpcdiff.sweep.members import labels, read_members, text_of
 from hpcdiff.sweep.state import DONE, state
 
 LEVEL = 0.95
 SEED = "run.seed"
+MOST = 1e100
+"""Larger numbers are damage; their squares would overflow."""
 TABLE1 = ("b_large", "b_small", "r_large", "r_small")
 
 
@@ -45,12 +49,28 @@ class Row:
 
 
 def numbers_of(folder: Path) -> dict[tuple[str, str], tuple[float, float | None]]:
-    """{(field, quantity): (value, error by bootstrap over halos or None)} of one member; what it lacks is left out."""
+    """{(field, quantity): (value, error by bootstrap over halos or None)} of one member; what it lacks is left out.
+
+    Raises:
+        UserError: its metrics are damaged.
+    """
     found: dict[tuple[str, str], tuple[float | None, float | None]] = {("", "validation_loss"): (_validation_loss(folder), None)}
+    path = folder / "metrics.json"
     try:
-        metrics = json.loads((folder / "metrics.json").read_text())
-    except (OSError, ValueError):
-        metrics = {}
+        found |= _numbers(read_json(path.read_text()))
+        known = {key: (float(v), None if e is None else float(e)) for key, (v, e) in found.items() if v is not None and math.isfinite(v)}
+        if any(abs(x) > MOST for pair in known.values() for x in pair if x is not None):
+            raise ValueError("beyond all measure")
+    except FileNotFoundError:
+        return {key: (v, e) for key, (v, e) in found.items() if v is not None and math.isfinite(v)}
+    except (ValueError, TypeError, AttributeError, OverflowError):
+        raise UserError("the metrics of a member are damaged", path, "evaluate it again with --overwrite") from None
+    return known
+
+
+def _numbers(metrics: dict) -> dict[tuple[str, str], tuple[float | None, float | None]]:
+    """What `metrics.json` says of each field and quantity."""
+    found: dict[tuple[str, str], tuple[float | None, float | None]] = {}
 
     def of(quantity: str) -> dict:
         return ((metrics.get(quantity) or {}).get("all")) or {}
@@ -67,7 +87,7 @@ def numbers_of(folder: Path) -> dict[tuple[str, str], tuple[float, float | None]
         for part, skill in (("total", "crps_skill_over_climatology"), ("pixel", "crps_skill_over_stacked_profile")):
             number = ((entry or {}).get(part) or {}).get(skill) or {}
             found[field, f"crps_skill_{part}"] = (number.get("value"), number.get("error"))
-    return {key: (float(v), e) for key, (v, e) in found.items() if v is not None and math.isfinite(v)}
+    return found
 
 
 def _summary(entry: dict | None) -> tuple[float | None, float | None]:
@@ -83,9 +103,9 @@ def _validation_loss(folder: Path) -> float | None:
     for line in reversed(lines):
         try:
             value = json.loads(line).get("validation_loss")
-        except (ValueError, AttributeError):  # a line that a kill cut short
+        except (ValueError, AttributeError, RecursionError):  # a line that a kill cut short
             continue
-        if isinstance(value, (int, float)):
+        if isinstance(value, (int, float)) and not abs(value) > MOST:
             return float(value)
     return None
 

@@ -13,21 +13,20 @@ from concurrent.futures import ThreadPoolExecutor
 
 from hpcdiff import files
 from hpcdiff.errors import Busy, Stopped
+from hpcdiff.guards import without_launcher
 from hpcdiff.lock import Lock
 from hpcdiff.stop import StopSign
 from hpcdiff.sweep.members import Member
 from hpcdiff.sweep.spec import Sweep
 from hpcdiff.sweep.state import DONE, FAILED, state
 
-LAUNCHER = ("SLURM_", "OMPI_", "PMI", "TORCHELASTIC", "RANK", "WORLD_SIZE", "LOCAL_", "MASTER_")
-"""Variables by which a stage would take itself for one rank of ours."""
 KEPT = ("SLURM_JOB_START_TIME", "SLURM_JOB_END_TIME")
-"""Of these a stage needs the job's times: it saves before the end."""
+"""Of the launcher's variables a stage needs the job's times: it saves before the end."""
 
 
 def stage_environment(gpu: str | None) -> dict[str, str]:
     """The environment of a stage that runs alone, on this GPU if one is named."""
-    kept = {k: v for k, v in os.environ.items() if k in KEPT or not k.startswith(LAUNCHER)}
+    kept = without_launcher(os.environ) | {k: os.environ[k] for k in KEPT if k in os.environ}
     return kept if gpu is None else {**kept, "CUDA_VISIBLE_DEVICES": gpu}
 
 

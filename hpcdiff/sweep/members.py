@@ -11,8 +11,9 @@ from pathlib import Path
 from hpcdiff import files
 from hpcdiff.config import Config, read_config
 from hpcdiff.errors import UserError
+from hpcdiff.plain import read_json
 from hpcdiff.strict import difference
-from hpcdiff.sweep.spec import Sweep, base_config
+from hpcdiff.sweep.spec import STAGES, Sweep, base_config
 from hpcdiff.versions import refuse_version
 
 FORMAT, VERSION = "hpcdiff-sweep", 1
@@ -147,7 +148,7 @@ def read_members(folder: Path) -> dict:
     """
     path = folder / "members.json"
     try:
-        content = json.loads(path.read_text())
+        content = read_json(path.read_text())
     except FileNotFoundError:
         raise UserError("the sweep has not been started", path, "run it without --gather first") from None
     except (OSError, ValueError) as error:
@@ -155,4 +156,18 @@ def read_members(folder: Path) -> dict:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError("this is no list of members", path, "take another dir")
     refuse_version("list of members", content.get("version"), VERSION, path, "take another dir")
+    if not _is_whole(content):
+        raise UserError("the list of members is damaged", path, "remove it, and start the sweep again; what is finished is kept")
     return content
+
+
+def _is_whole(content: dict) -> bool:
+    """Has `members.json` the parts that are read, of the types that they should be?"""
+    sweep, members = content.get("sweep"), content.get("members")
+    if not isinstance(sweep, dict) or not isinstance(members, list) or not members:
+        return False
+    if not isinstance(sweep.get("stages"), list) or not set(map(str, sweep["stages"])) <= set(STAGES):
+        return False
+    return all(
+        isinstance(m, dict) and isinstance(m.get("settings"), dict) and re.fullmatch(r"[\w.+-]+", str(m.get("name"))) for m in members
+    )

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
-
 from hpcdiff.config import Config, all_keys, read_config
 from hpcdiff.errors import UserError, nearest
+from hpcdiff.plain import NotPlain, read_yaml
 from hpcdiff.strict import build, check_bounds, fields_of, number, some_of
 
 DOCS = "docs/scaling.md"
 STAGES = ("train", "sample", "evaluate")
 OURS = ("run.dir", "run.maps")
 """Keys that the sweep itself sets for each member."""
+MOST = 1000
+"""Members: their folders are named by three digits, and Slurm's arrays are no longer unless its MaxArraySize is raised."""
 
 
 @dataclass
@@ -54,11 +56,11 @@ def read_sweep(path: str | Path) -> Sweep:
         UserError: a missing or unreadable file; an unknown or missing key (the nearest valid one is named), here or in what is varied.
     """
     try:
-        tree = yaml.safe_load(Path(path).read_text()) or {}
-    except (OSError, UnicodeDecodeError) as error:
+        tree = read_yaml(Path(path).read_text()) or {}
+    except NotPlain as error:
+        raise UserError("the sweep is not YAML", path, error) from None
+    except (OSError, ValueError) as error:  # not there, no UTF-8, a NUL in its name
         raise UserError("cannot read the sweep", path, getattr(error, "strerror", None) or str(error)) from None
-    except yaml.YAMLError as error:
-        raise UserError("the sweep is not YAML", path, " ".join(str(error).split())) from None
     if not isinstance(tree, dict):
         raise UserError("the sweep is not a mapping of keys", path, f"see {DOCS}")
     # what is varied may be of any type: it is checked as a part of each member's config
@@ -78,13 +80,25 @@ def read_sweep(path: str | Path) -> Sweep:
     for name, keys in (("vary", vary), *((f"members[{n}]", m) for n, m in enumerate(members))):
         for key in keys:
             _check_key(name, str(key), path)
+    if (n := math.prod(map(len, vary.values())) * bool(vary) + len(members)) > MOST:
+        raise UserError(f"the sweep has {n} members", path, f"{MOST} are the most; vary less, or make several")
+    for key, value in (one for member in members for one in member.items()):
+        _texts(key, [value], path)
     for key, values in vary.items():
-        seen = [json.dumps(v, sort_keys=True) for v in values]
-        if twice := [v for v in seen if seen.count(v) > 1]:
-            raise UserError(f"vary names {twice[0]} twice for {key}", path, "name each value once")
+        seen = _texts(key, values, path)
+        if twice := next((v for n, v in enumerate(seen) if v in seen[:n]), None):
+            raise UserError(f"vary names {twice} twice for {key}", path, "name each value once")
     sweep.stages = [s for s in STAGES if s in sweep.stages]
     sweep.vary, sweep.members = vary, members
     return sweep
+
+
+def _texts(key: str, values: list, path: object) -> list[str]:
+    """Values as overrides say them."""
+    try:
+        return [json.dumps(v, sort_keys=True) for v in values]
+    except TypeError:
+        raise UserError(f"a value for {key} is of a type that no config holds", path, "quote dates and times") from None
 
 
 def _check_key(name: str, key: str, path: object) -> None:

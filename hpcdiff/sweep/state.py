@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from hpcdiff import files
+from hpcdiff.plain import read_json
 
 DONE, FAILED, UNFINISHED, WAITING = "done", "failed", "unfinished", "not started"
 PRODUCTS = {"train": "model", "sample": "samples.h5", "evaluate": "metrics.json"}
@@ -18,9 +18,9 @@ def state(folder: Path, stages: list[str]) -> tuple[str, str]:
     """
     for n, stage in enumerate(stages):
         try:
-            said = json.loads((folder / f"{stage}.status.json").read_text())
+            said = read_json((folder / f"{stage}.status.json").read_text())
             status, reason = int(said["exit"]), str(said["reason"])
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, OverflowError):
             begun = n > 0 or (folder / f".{stage}.lock").exists()
             return (UNFINISHED, f"{stage} is at work, or was killed") if begun else (WAITING, "")
         if status == 75:

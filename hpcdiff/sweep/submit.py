@@ -8,22 +8,12 @@ from pathlib import Path
 
 from hpcdiff import files
 from hpcdiff.errors import UserError
+from hpcdiff.spans import spans
 from hpcdiff.sweep.members import Member
 from hpcdiff.sweep.spec import Sweep
 from hpcdiff.sweep.state import forget_lost
 
 SCRIPT = Path("jobs/sweep.sbatch")
-
-
-def ranges(numbers: list[int]) -> str:
-    """Ascending numbers as Slurm wants them: 0-2,5."""
-    runs: list[list[int]] = []
-    for n in numbers:
-        if runs and n == runs[-1][1] + 1:
-            runs[-1][1] = n
-        else:
-            runs.append([n, n])
-    return ",".join(f"{a}-{b}" if b > a else f"{a}" for a, b in runs)
 
 
 def _call(*words: str) -> subprocess.CompletedProcess:
@@ -59,7 +49,7 @@ def submit(sweep: Sweep, members: list[Member]) -> str:
         return f"{len(members)} members are in the queue already"
     for m in ours:
         forget_lost(m.folder, sweep.stages)
-    array = ranges([m.number for m in ours]) + (f"%{sweep.throttle}" if sweep.throttle else "")
+    array = spans(m.number for m in ours) + (f"%{sweep.throttle}" if sweep.throttle else "")
     done = _call("sbatch", "--parsable", f"--array={array}", *sweep.sbatch, str(SCRIPT), str(sweep.folder), *sweep.stages)
     job = done.stdout.strip().partition(";")[0]  # JOB;CLUSTER where there are several
     if done.returncode or not job:

@@ -18,6 +18,7 @@ from hpcdiff.denoiser import build_denoiser
 from hpcdiff.errors import Stopped, UserError
 from hpcdiff.launch import provenance
 from hpcdiff.model import Model, save_model
+from hpcdiff.scout import go_ahead
 from hpcdiff.sections import Train
 from hpcdiff.stop import StopVote
 from hpcdiff.strict import to_yaml
@@ -44,6 +45,7 @@ def train(config: Config, world: World) -> str:
         Stopped: a signal came; a checkpoint has been written.
     """
     done = None
+    go_ahead(world, config.map_paths(), "map file")
     with world.together():
         if world.main:  # what a shared disk shows may differ from node to node for a while
             done = agreement.finished(config)

@@ -68,10 +68,10 @@ def test_cores():
     crowd = [one(r, range(4), threads=4) for r in range(2)]
     assert ranks.marks(crowd)[0] == ["4 threads on 4 core(s) of 2 ranks"]
     assert [f.what for f in ranks.judge(crowd, True)] == ["ranks 0-1 have more threads than cores"]
-    assert ranks.core_ranges([0, 1, 2, 8, 10, 11]) == "0-2,8,10-11"
+    assert " 0-2,8,10-11 " in ranks.lines([one(0, [0, 1, 2, 8, 10, 11])])[1]
 
 
-def test_limits_and_time():
+def test_limits_and_time(monkeypatch):
     said = {f.what.split(":")[0]: f for f in ranks.judge([one(0, shm_gb=0.064, open_files=256, seconds_left=300.0)], True)}
     assert (
         any("/dev/shm" in what for what in said)
@@ -79,6 +79,10 @@ def test_limits_and_time():
         and any("5 minutes" in what for what in said)
     )
     assert ranks.judge([one(0)], True) == []
+    monkeypatch.setattr(ranks.Path, "exists", lambda path: str(path) == "/sys/class/infiniband")
+    (finding,) = ranks.judge([one(0, memlock_gb=0.0655)], True)
+    assert "0.066 GB of memory may be locked" in finding.what
+    assert ranks.judge([one(0), one(1, [1], memlock_gb=64.0)], True) == []
     blind = [one(0, [0], gpu("GPU-a")), one(1, [1])]
     assert any(f.bad and "rank 1 see" in f.what for f in ranks.judge(blind, True))
 
@@ -112,8 +116,12 @@ def test_bus_bandwidth_is_what_a_ring_carries(monkeypatch):
     assert rows[0] == {"bytes": 4096, "seconds": pytest.approx(1.0), "bus_gb_s": pytest.approx(1.5 * 4096 / 1e9)}
     slow = network.judge({"nccl": rows}, 3.0)
     assert "nccl all-reduce" in slow[0].what and "clocks differ by 3.0 s" in slow[1].what
-    fast = [{"bytes": 2**27, "seconds": 0.001, "bus_gb_s": 150.0}]
+    fast = [{"bytes": 4096, "seconds": 0.001, "bus_gb_s": 0.01}, {"bytes": 2**27, "seconds": 0.001, "bus_gb_s": 150.0}]
     assert network.judge({"nccl": fast}, 0.001) == []
+    asked = []
+    monkeypatch.setattr(network, "_timed", lambda world, call, repeats: asked.append(repeats) or 0.004 * repeats)
+    network.measure(Four(), Clock(lambda name, behind: None), lambda size: lambda: None)
+    assert asked == [1, 100] * len(network.SIZES)  # 0.4 s each
 
 
 def test_an_all_reduce_that_fails_is_a_line_and_no_traceback():
@@ -134,8 +142,8 @@ LUSTRE = "/scratch 900000 1000000 2000000 - 1000 0 5000 -\n"
         ("/scratch 900000 1000000 0 - 1000 500 0 -\n", (100000 * 1024 / 1e9, -500)),  # soft limits alone
         ("/scratch 900000* 0 0 - 10 0 0 -\n", (None, None)),
         (
-            "Disk quotas for user x (uid 1):\n  Filesystem blocks quota limit grace files quota limit grace\n/dev/sda1 100 0 200 0 5 0 10 0\n",
-            (0.1024e-3, 5),
+            "Disk quotas for user x (uid 1):\n  Filesystem blocks quota limit grace files quota limit grace\n/dev/sda1 100 0 200 0 5 0 17 0\n",
+            (0.1024e-3, 12),
         ),
     ],
 )
@@ -156,7 +164,15 @@ def stub(tmp_path, monkeypatch, name, text):
 
 
 def about(**more):
-    one = {"path": "/scratch/x", "kind": "ext4", "mounted_at": "/", "options": [], "locks_seen_by_all_nodes": True, "free_gb": 100.0}
+    one = {
+        "path": "/scratch/x",
+        "asked": "/scratch/x",
+        "kind": "ext4",
+        "mounted_at": "/",
+        "options": [],
+        "locks_seen_by_all_nodes": True,
+        "free_gb": 100.0,
+    }
     return {**one, "size_gb": 1000.0, "free_files": 10**6, "stripes": None, "quota": None, **more}
 
 
@@ -172,6 +188,14 @@ def test_lustre_with_one_stripe(tmp_path, monkeypatch):
     assert "one stripe" in finding.what and "lfs setstripe" in finding.how
     assert folder.judge(lustre, GOOD, None, "", True, {"gb": 3.0}, 2) == []
     assert "stripes: 1 of 1 MiB" in "\n".join(folder.lines(lustre, GOOD, None, "", {}))
+
+
+def test_a_folder_that_is_not_there_yet_is_said_not_to_be(tmp_path):
+    """A misspelt one must not look as if it had been measured."""
+    found = folder.about(tmp_path / "scrach" / "me")
+    assert found["path"] == str(tmp_path)
+    assert f"folder: {tmp_path} ({tmp_path}/scrach/me is not there yet), " in folder.lines(found, None, None, "", {})[0]
+    assert "not there" not in folder.lines(folder.about(tmp_path), None, None, "", {})[0]
 
 
 def test_room_and_files():

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 from pathlib import Path
 
 import h5py
@@ -70,6 +71,39 @@ def test_changed_samples_are_not_done_already(run, copy, capsys):
         f["samples/gas"][0, 0, 0, 0] += 1
     assert main([str(copy / "config.yaml")]) == 2
     assert "inputs.samples was" in one_line(capsys)
+
+
+def test_outputs_that_were_damaged_or_removed_are_made_again(run, tmp_path, capsys, monkeypatch):
+    """Each in turn; sha256sum finds the same."""
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    words = [str(run / "config.yaml"), f"run.dir={copy}"]
+    check = ["sha256sum", "--check", "--quiet", "evaluate.sha256"]
+    assert subprocess.run(check, cwd=copy, capture_output=True).returncode == 0
+
+    def draw(config, *rest):
+        shutil.copytree(run / "figures", config.dir / "figures", dirs_exist_ok=True)
+        shutil.copy(run / "report.html", config.dir)
+
+    monkeypatch.setattr("hpcdiff.evaluate.report.write_figures_and_report", draw)
+    table = next((copy / "figures").glob("*.csv"))
+    for name, spoil in ((table.relative_to(copy), flip), ("metrics.json", flip), ("report.html", Path.unlink), ("metrics.json", halve)):
+        spoil(copy / name)
+        assert subprocess.run(check, cwd=copy, capture_output=True).returncode == 1
+        assert main(words) == 0
+        assert f"{name} of the last run is damaged or gone: all is made again" in capsys.readouterr().out
+        assert (copy / name).read_bytes() == (run / name).read_bytes()
+        assert main(words) == 0 and "done already" in capsys.readouterr().out
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def halve(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
 def test_a_changed_regression_is_not_done_already(run, copy, capsys, monkeypatch):

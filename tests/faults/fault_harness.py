@@ -1,6 +1,6 @@
 """Runs of a stage with one fault: where it strikes is set by a count of its calls on files, so that a case can be had again.
 
-`Harness.run` is one run on 1 or 2 ranks; `fault_cases.strike` makes a whole case of it: a run with a fault, and a rerun without.
+`Harness.run` is one run on 1 or 2 ranks; `fault_trial.strike` makes a whole case of it: a run with a fault, and a rerun without.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -40,7 +41,7 @@ OWN = {
     "project": ["maps.h5", "maps.h5.partial", "maps.h5.partial.tmp"],
     "train": ["checkpoints", "tensorboard", "stats.jsonl", "model", "model.partial"],
     "sample": ["samples.h5", "samples.h5.partial", "samples.partial", "samples.shards"],
-    "evaluate": ["metrics.json", "report.html", "figures", "figures.partial"],
+    "evaluate": ["metrics.json", "evaluate.sha256", "report.html", "figures", "figures.partial"],
 }
 """What each stage writes."""
 READ = {
@@ -68,7 +69,7 @@ class Ended:
 
     Attributes:
         status: of each rank (forked), or of the launcher; negative: by a signal. out: what all said. hung: did the limit end it?
-        seconds: wall time. left: processes that outlived it.
+        seconds: wall time. left: processes that outlived it. launched: is it the status of mpirun or torchrun?
     """
 
     status: list[int]
@@ -76,6 +77,7 @@ class Ended:
     hung: bool
     seconds: float
     left: list[int] = field(default_factory=list)
+    launched: bool = False
 
     @property
     def errors(self) -> list[str]:
@@ -194,7 +196,7 @@ class Harness:
                 with contextlib.suppress(ProcessLookupError):  # a zombie until the nursery has looked: nobody else has its number
                     os.kill(pid, at[1])
         ended = json.loads(self.nursery.stdout.readline())
-        left = [p for pid in self.pids for p in _session(pid)]
+        left = _outlived(lambda: [p for pid in self.pids for p in _session(pid)])
         return Ended(ended["status"], "".join(o.read_text(errors="replace") for o in outs if o.exists()), bool(ended["hung"]), 0.0, left)
 
     def _tell(self, job: dict) -> None:
@@ -221,11 +223,8 @@ class Harness:
                 hung = True
                 _end(family)
             time.sleep(0.02)
-        wait_until = time.monotonic() + 10.0
-        while (left := [pid for pid in family if _alive(pid)]) and time.monotonic() < wait_until:
-            time.sleep(0.05)
-        _end(set(left))
-        return Ended([process.returncode], out.read_text(errors="replace"), hung, 0.0, left)
+        left = _outlived(lambda: [pid for pid in family if _alive(pid)])
+        return Ended([process.returncode], out.read_text(errors="replace"), hung, 0.0, left, kind != "alone")
 
 
 def _alive(pid: int) -> bool:
@@ -239,6 +238,15 @@ def _end(pids: set[int]) -> None:
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
+
+
+def _outlived(living: Callable[[], list[int]]) -> list[int]:
+    """Those that don't end by themselves within 10 s; they are ended here."""
+    wait_until = time.monotonic() + 10.0
+    while (left := living()) and time.monotonic() < wait_until:
+        time.sleep(0.05)
+    _end(set(left))
+    return left
 
 
 def _session(leader: int) -> list[int]:

@@ -8,14 +8,17 @@ import faulthandler
 import hashlib
 import os
 import shutil
+import signal
 
 import h5py
 import numpy as np
 import pytest
 from conftest import make_maps
-from fault_cases import FAILED, REFUSED, SAME, Case, strike
-from fault_harness import Harness
+from fault_cases import Case
+from fault_harness import Ended, Harness
 from fault_outcomes import difference, refusal_fault
+from fault_strikes import Failure, ended_well
+from fault_trial import FAILED, REFUSED, SAME, strike
 
 from hpcdiff import checked, errors, maps
 from hpcdiff.errors import UserError
@@ -79,7 +82,7 @@ def test_the_harness_sees_wrong_results_and_lost_work(harness, monkeypatch):
         with h5py.File(chunk, "r+") as f:
             f["PartType1/Masses"][3] /= 1.0000002
     assert difference("simulate", base, base) is None
-    monkeypatch.setattr("fault_cases.pieces", lambda *a: {"snapshot_000000.hdf5": (0, 0)})
+    monkeypatch.setattr("fault_trial.pieces", lambda *a: {"snapshot_000000.hdf5": (0, 0)})
     found = strike(harness, Case("simulate", "killed", 1, "fork", 0.7, 1))
     assert found.result == FAILED and "LOST" in found.detail
 
@@ -181,14 +184,23 @@ def test_a_disk_that_does_not_answer_is_the_users_matter():
 
 
 def test_a_refusal_must_name_the_file(tmp_path):
-    class Ended:
-        status, out = [2], "hpcdiff train: error: damaged, /x/maps.h5, make it again"
-        errors = [out]
+    ended = Ended([2], "hpcdiff train: error: damaged, /x/maps.h5, make it again\n", False, 1.0)
+    assert refusal_fault("train", ended, tmp_path, tmp_path / "maps.h5") is None
+    assert "not named" in refusal_fault("train", ended, tmp_path, tmp_path / "halos.hdf5")
+    ended.status = [1]
+    assert "exit" in refusal_fault("train", ended, tmp_path)
 
-    assert refusal_fault("train", Ended, tmp_path, tmp_path / "maps.h5") is None
-    assert "not named" in refusal_fault("train", Ended, tmp_path, tmp_path / "halos.hdf5")
-    Ended.status = [1]
-    assert "exit" in refusal_fault("train", Ended, tmp_path)
+
+def test_after_a_fault_only_a_launcher_may_end_otherwise():
+    line = "hpcdiff train: error: the disk is full, x, free some space\n"
+    ended_well(Ended([2], line, False, 1.0))
+    ended_well(Ended([1], line, False, 1.0, launched=True))
+    ended_well(Ended([75], "hpcdiff train: stopped by SIGTERM\n", False, 1.0), {75})
+    for wrong in ([1], [-signal.SIGSEGV], [0, 1]):
+        with pytest.raises(Failure, match="exit"):
+            ended_well(Ended(wrong, line, False, 1.0))
+    with pytest.raises(Failure, match="2 error lines"):
+        ended_well(Ended([2], 2 * line, False, 1.0))
 
 
 @pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")

@@ -15,6 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from hpcdiff import scout, scouting
+
 SECONDS, BYTES = 10, 2 << 30
 """What one input may take: seconds of processor time, bytes of memory beyond the warmed process's own."""
 PATIENCE = 120
@@ -45,18 +47,22 @@ def _watch(event: str, arguments: tuple) -> None:
     bad = None
     if event in ("pickle.find_class", "os.system", "os.exec", "os.posix_spawn", "socket.connect") and not _numba():
         bad = event
-    elif event == "subprocess.Popen" and os.path.basename(str(arguments[0])) != "git":
+    elif event == "subprocess.Popen" and os.path.basename(str(arguments[0])) != "git" and scout.CHILD not in arguments[1]:
         bad = f"runs {arguments[0]}"
-    elif event == "compile" and CANARY in str(arguments[0]):
+    elif event == "compile" and CANARY in str(arguments[0]) and os.path.basename(sys._getframe(1).f_code.co_filename) != "ast.py":
         bad = "compiles a file's text"
     elif event == "open" and isinstance(arguments[0], (str, bytes)) and _writes(arguments[1], arguments[2]):
         path = os.path.realpath(os.fsdecode(arguments[0]))
-        if not path.startswith((f"{_armed}/", f"{tempfile.gettempdir()}/")) and path != "/dev/null" and "/__pycache__/" not in path:
+        if not path.startswith((f"{_armed}/", f"{tempfile.gettempdir()}/")) and path != "/dev/null" and "/__pycache__" not in path:
             bad = f"opens {path} to write"
-    elif event in ("os.remove", "os.rmdir", "os.mkdir", "os.rename", "os.link", "os.symlink", "os.truncate", "os.chmod"):
+    elif event in ("os.remove", "os.rmdir", "os.mkdir", "os.rename", "os.link", "os.symlink", "os.truncate", "os.chmod") and not _numba():
         places = str(_armed), tempfile.gettempdir()
+        beside = arguments[1] if event in ("os.remove", "os.rmdir") and arguments[1] >= 0 else None  # an open folder: shutil.rmtree
+        where = "" if beside is None else f"/proc/self/fd/{beside}"
         for name in arguments[:2] if event in ("os.rename", "os.link", "os.symlink") else arguments[:1]:
-            path = os.path.realpath(os.path.dirname(os.fsdecode(name))) if isinstance(name, (str, bytes)) else str(_armed)
+            path = (
+                os.path.realpath(os.path.join(where, os.path.dirname(os.fsdecode(name)))) if isinstance(name, (str, bytes)) else str(_armed)
+            )
             if not f"{path}/".startswith(tuple(f"{place}/" for place in places)) and not (event == "os.mkdir" and os.path.isdir(name)):
                 bad = f"{event} of {name}"
     if bad:
@@ -93,7 +99,46 @@ def listing(folder: Path, but: Path) -> dict[str, tuple]:
     return out
 
 
-def in_fork(work: Callable[[], int], run_dir: Path, around: Path, log: Path, seconds: int = SECONDS) -> Outcome:
+class ForkedScout:
+    """What `scout.start` starts, as a fork of this warmed process: it need not import anything."""
+
+    def __init__(self) -> None:
+        (read, answer), (ask, write) = os.pipe(), os.pipe()
+        self.pid, self.status = os.fork(), None
+        if self.pid == 0:
+            try:
+                os.dup2(ask, 0)
+                os.dup2(answer, 1)
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+                os.closerange(3, 1024)  # as exec does: a lock must go with its owner
+                sys.stdin, sys.stdout = os.fdopen(0), os.fdopen(1, "w")
+                scouting.serve()
+            finally:
+                os._exit(0)
+        os.close(ask)
+        os.close(answer)
+        self.stdin, self.stdout = os.fdopen(write, "wb"), os.fdopen(read, "rb")
+
+    def poll(self) -> int | None:
+        """Exit status, None while it is alive."""
+        if self.status is None:
+            pid, ended = os.waitpid(self.pid, os.WNOHANG)
+            self.status = os.waitstatus_to_exitcode(ended) if pid else None
+        return self.status
+
+    def wait(self) -> int:
+        """Exit status."""
+        if self.status is None:
+            self.status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        return self.status
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        if self.poll() is None:
+            os.kill(self.pid, signal.SIGKILL)
+
+
+def in_fork(work: Callable[[], int], run_dir: Path, around: Path, log: Path, seconds: int = SECONDS, real_scout: bool = False) -> Outcome:
     """Run `work` in a fork; it may write below `run_dir` alone, and nothing else below `around` may change.
 
     Args:
@@ -101,6 +146,7 @@ def in_fork(work: Callable[[], int], run_dir: Path, around: Path, log: Path, sec
         run_dir: where a stage may write. around: a folder that holds `run_dir` and all else that is looked after.
         log: where standard output and error go; not below `around`.
         seconds: of processor time.
+        real_scout: are HDF5 files looked at by a process of its own (`scout.start`), and not by a fork?
     """
     global _armed
     scratch = log.with_suffix(".tmp").resolve()
@@ -131,6 +177,7 @@ def in_fork(work: Callable[[], int], run_dir: Path, around: Path, log: Path, sec
             resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 28, 1 << 28))
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
             signal.alarm(PATIENCE * seconds // SECONDS)
+            scout.SCOUT.__init__(scout.start if real_scout else ForkedScout)
             _armed = run_dir.resolve()
             status = work()
         except SystemExit as error:

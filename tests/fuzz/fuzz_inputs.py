@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import io
 import os
 import shutil
 import signal
 import sys
 import tempfile
+import types
 from pathlib import Path
 
 import h5py
@@ -16,14 +18,22 @@ import numpy as np
 import safetensors.numpy
 
 TESTS = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(TESTS / folder) for folder in (".", "snapshot", "snapshot/catalogues")]
+sys.path[:0] = [str(TESTS / folder) for folder in (".", "snapshot", "snapshot/catalogues", "sample", "maps")]
 
+import astropy.io.fits  # noqa: E402
 import fake_catalogues  # noqa: E402
 import tiny_box  # noqa: E402
+from cluster_images import in_lengths, on_the_sky  # noqa: E402
+from cluster_images import save as save_images  # noqa: E402
 from conftest import make_maps  # noqa: E402
 from dialect_files import MPC, MSUN, physical  # noqa: E402
 from dialect_files import write as write_dialect  # noqa: E402
+from exported import export  # noqa: E402
 from fuzz_fork import in_fork  # noqa: E402
+
+from hpcdiff.scout import SCOUT  # noqa: E402
+from hpcdiff.sweep.members import expand, write_members  # noqa: E402
+from hpcdiff.sweep.spec import read_sweep  # noqa: E402
 
 CONFIG = """
 run: {dir: RUN, seed: 5}
@@ -57,12 +67,24 @@ def main_of(stage: str):
     return importlib.import_module(f"hpcdiff.{stage}.__main__").main
 
 
-def without_figures(stage: str, argv: list[str]) -> int:
-    """A stage's exit status; `evaluate` draws nothing, which takes longer than all that it reads."""
+def without_pictures(stage: str, argv: list[str]) -> int:
+    """A stage's exit status; nothing is drawn, which takes longer than all that is read."""
     if stage == "evaluate":
         import hpcdiff.evaluate.report as report
 
         report.write_figures_and_report = lambda config, maps, samples, metrics: None
+    elif stage == "train":
+        import hpcdiff.train.validation as validation
+
+        validation.sample_pictures = lambda *a, **k: {}
+    elif stage == "sample":
+        import hpcdiff.sample.cluster.write as cluster
+
+        cluster.draw = lambda posterior: types.SimpleNamespace(savefig=lambda buffer, format: buffer.write(b"a picture"))
+    elif stage == "sweep":
+        import hpcdiff.sweep.figure as table
+
+        table.draw = lambda path, rows: None
     return main_of(stage)(argv)
 
 
@@ -74,6 +96,10 @@ def not_finite(made: list[Path]) -> str:
                 for field, data in f["fields" if path.name == "maps.h5" else "samples"].items():
                     if not np.isfinite(data[()]).all():
                         return f"{path.name} holds values of {field} that are not finite"
+        if path.name == "out":
+            for image in path.glob("*.fits"):
+                if not np.isfinite(astropy.io.fits.getdata(image)).all():
+                    return f"{image.name} is not finite"
         if path.name == "model":
             for name, tensor in safetensors.numpy.load_file(path / "model.safetensors").items():
                 if not np.isfinite(tensor).all():
@@ -85,18 +111,28 @@ def warm() -> None:
     """Import what the stages import, so that a fork need not."""
     import matplotlib.pyplot  # noqa: F401
     import torch
+    import torch._dynamo  # by the first step of an optimiser
     import torch.utils.tensorboard  # noqa: F401
     import tqdm
 
     import hpcdiff.evaluate.report
     import hpcdiff.evaluate.run
+    import hpcdiff.maps.imports.work
     import hpcdiff.sample.cluster.command
+    import hpcdiff.sample.cluster.posterior
+    import hpcdiff.sample.cluster.resample
+    import hpcdiff.sample.cluster.write
     import hpcdiff.sample.run
+    import hpcdiff.sweep.figure
+    import hpcdiff.sweep.gather
     import hpcdiff.train.loop  # noqa: F401
 
+    edges = np.stack(np.meshgrid(np.arange(9.0), np.arange(9.0), indexing="ij"), -1) + 0.5
+    for size in (1, 8):  # compiles: fine pixels or not
+        hpcdiff.sample.cluster.resample.resample(np.ones((80, 80)), size * edges)
     torch.set_num_threads(1)
     tqdm.tqdm.monitor_interval = 0  # a thread that a fork would lose
-    for stage in ("simulate", "project", "train", "sample", "evaluate", "maps"):
+    for stage in ("simulate", "project", "train", "sample", "evaluate", "maps", "sweep"):
         main_of(stage)
 
 
@@ -138,6 +174,7 @@ def whole(folder: Path) -> Path:
     stage(folder, full, "train")
     stage(folder, full, "sample")
     stage(folder, full, "evaluate")
+    _foreign(folder)
     return folder
 
 
@@ -146,6 +183,46 @@ def stage(folder: Path, run_dir: Path, name: str, *more: str) -> None:
     argv = [str(folder / "config.yaml"), f"run.dir={run_dir}", *more]
     done = in_fork(lambda: main_of(name)(argv), run_dir, run_dir, folder.parent / "log", seconds=100)
     assert not done.fault and done.status == 0, (name, done.status, done.fault, done.stderr)
+
+
+def _foreign(folder: Path) -> None:
+    """Images of one cluster, images and a table to be imported, a sweep of which one member is done; each is accepted."""
+    full, run_dir = folder / "full", folder / "any"
+    for kind, (header, u, v) in {"sky": on_the_sky(pixel=0.6, npix=34), "lengths": in_lengths(pixel=0.6, npix=34)}.items():
+        (folder / "cluster" / kind).mkdir(parents=True)
+        for field, path in save_images(folder / "cluster" / kind, header, u, v).items():
+            path = path.rename(folder / "cluster" / f"{field}_{kind}.fits")
+            path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes(), 1))
+        words = [word for field in ("sz", "xray") for word in (f"--{field}", str(folder / "cluster" / f"{field}_{kind}.fits"))]
+        where = [f"run.model={full / 'model'}", f"run.maps={full / 'maps.h5'}", "--out", str(run_dir / "out"), "--overwrite"]
+        stage(folder, run_dir, "sample", *words, *where)
+    (folder / "elsewhere").mkdir()
+    export(folder / "elsewhere", axes=1, halos=6, npix=8)
+    (folder / "elsewhere" / "maps.h5").unlink()
+    for name in ("gas", "xray"):
+        stack = np.load(folder / "elsewhere" / f"{name}.npy")
+        (folder / "elsewhere" / f"{name}.npy").unlink()
+        for n in range(6) if name == "xray" else ():
+            astropy.io.fits.PrimaryHDU(stack[n]).writeto(folder / "elsewhere" / f"one_{n}.fits")
+        if name == "gas":
+            astropy.io.fits.PrimaryHDU(stack).writeto(folder / "elsewhere" / "gas.fits")
+    text = f"base: {folder / 'config.yaml'}\ndir: SWEEP\nmaps: {full / 'maps.h5'}\nvary: {{run.seed: [0, 1], train.lr: [1.0e-3]}}\n"
+    (folder / "sweep.yaml").write_text(text + "members: [{run.seed: 3, train.lr: 2.0e-3}]\n")
+    (folder / "s.yaml").write_text((folder / "sweep.yaml").read_text().replace("SWEEP", str(folder / "sweep")))
+    spec = read_sweep(folder / "s.yaml")
+    members = expand(spec)
+    write_members(spec, members)
+    for done in members[:2]:
+        for name in (
+            "metrics.json",
+            "stats.jsonl",
+            "train.status.json",
+            "sample.status.json",
+            "evaluate.status.json",
+            "samples.h5",
+            "model",
+        ):
+            link_or_copy(full / name, done.folder / name)
 
 
 def _snapshots(folder: Path) -> None:
@@ -213,6 +290,7 @@ def warm_kernels(folder: Path) -> None:
         contextlib.redirect_stderr(io.StringIO()) as said,
     ):
         assert main_of("project")([str(folder / "config.yaml"), f"run.dir={run_dir}", *where]) == 0, said.getvalue()
+    SCOUT.rest()
     for number, handler in before.items():
         signal.signal(number, handler)
     assert len(threads := os.listdir("/proc/self/task")) == 1, f"{len(threads)} threads are alive, which a fork would lose"

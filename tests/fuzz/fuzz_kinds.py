@@ -5,100 +5,18 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
-import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import fuzz_bytes
-import fuzz_hdf5
-import fuzz_json
+import fuzz_foreign
 import fuzz_text
 import h5py
-import numpy as np
-from fuzz_fork import Outcome, in_fork
-from fuzz_inputs import CATALOGUES, CONFIG, DIALECTS, link_or_copy, not_finite, without_figures
+from fuzz_case import Case
+from fuzz_fork import Outcome
+from fuzz_inputs import CATALOGUES, CONFIG, DIALECTS, link_or_copy
 
 from hpcdiff.config import all_keys
-
-OUTSIDE = b"not to be touched\n" * 64
-"""What stands in the files that malicious links lead to."""
-
-
-class Case:
-    """One input: a folder `case/` with `run/` in it, where alone may be written, and `outside/` beside it."""
-
-    def __init__(self, base: Path, work: Path, kind: str, seed: int, number: int) -> None:
-        self.base, self.kind, self.number = base, kind, number
-        self.rng = random.Random(f"{kind} {seed} {number}")
-        self.around = work / kind
-        shutil.rmtree(self.around, ignore_errors=True)
-        self.folder, self.run, self.outside = self.around / "case", self.around / "case" / "run", self.around / "outside"
-        self.run.mkdir(parents=True)
-        self.outside.mkdir()
-        for name in ("victim", "victim.h5"):
-            (self.outside / name).write_bytes(OUTSIDE)
-        with h5py.File(self.outside / "other.h5", "w") as f:
-            f["x"] = np.arange(10.0)
-        self.log = work / f"{kind}.log"
-        self.commands: list[tuple[str, list[str]]] = []
-        self.what = ""
-
-    def stage(self, name: str, *words: str) -> None:
-        """A stage or command to be run on the input; its config is the whole inputs' own."""
-        self.commands.append((name, [str(self.base / "config.yaml"), f"run.dir={self.run}", *words]))
-
-    def command(self, name: str, *words: str) -> None:
-        """A command without a config."""
-        self.commands.append((name, list(words)))
-
-    def mutate(self, path: Path, how: str = "") -> None:
-        """Damage a file, by its bytes or by its structure, and say in `what` how."""
-        rng = self.rng
-        how = how or {".yaml": "yaml", ".csv": "table", ".list": "table", ".AHF_halos": "table", ".json": "json"}.get(
-            path.suffix, path.suffix[1:]
-        )
-        if rng.random() < (0.35 if how in ("hdf5", "h5") else 0.2):
-            how = "bytes"
-        self.what = f"{self.what} {path.name} by its {how}".strip()
-        data = path.read_bytes()
-        if how == "bytes":
-            path.write_bytes(fuzz_bytes.mutate(rng, data))
-        elif how == "yaml":
-            path.write_bytes(fuzz_text.mutate_yaml(rng, data.decode()))
-        elif how == "table":
-            path.write_bytes(fuzz_text.mutate_table(rng, data.decode(), "," if path.suffix == ".csv" else None))
-        elif how == "json":
-            path.write_text(fuzz_json.mutate_json(rng, data.decode()), errors="surrogatepass")
-        elif how == "safetensors":
-            path.write_bytes(fuzz_json.mutate_safetensors(rng, data))
-        else:
-            others = [self.outside / name for name in ("victim", "victim.h5", "other.h5")] + sorted((self.folder / "other").glob("*"))
-            apart(lambda: fuzz_hdf5.mutate(rng, path, others))
-
-    def execute(self) -> Outcome:
-        """Run the commands, each in a fork; the first fault ends it."""
-        outcome, there = Outcome(0, ""), set(self.run.iterdir())
-        for stage, argv in self.commands:
-            outcome = in_fork(lambda stage=stage, argv=argv: without_figures(stage, argv), self.run, self.around, self.log)
-            self.said = f"{stage} {' '.join(argv)}"
-            if not outcome.fault and outcome.status == 0 and "--dry-run" not in argv:
-                outcome.fault = not_finite([path for path in self.run.iterdir() if path not in there])
-            if outcome.fault or outcome.status:
-                break
-        return outcome
-
-
-def apart(work: Callable[[], None]) -> None:
-    """Do something in a fork, whatever becomes of it: HDF5 does not bear all that can be written with it."""
-    pid = os.fork()
-    if pid == 0:
-        with contextlib.suppress(BaseException):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-            work()
-        os._exit(0)
-    os.waitpid(pid, 0)
 
 
 def config(case: Case) -> None:
@@ -271,6 +189,9 @@ KINDS: dict[str, Callable[[Case], None]] = {
     "samples": samples,
     "checkpoint": checkpoint,
     "model": model,
+    "images": fuzz_foreign.images,
+    "import": fuzz_foreign.imported,
+    "sweep": fuzz_foreign.sweep,
 }
 
 

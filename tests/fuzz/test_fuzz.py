@@ -11,7 +11,7 @@ from conftest import ROOT
 
 INPUTS = 30
 """Of each kind, as many as a test suite has time for."""
-KINDS = ("config", "catalogue", "snapshot", "maps", "samples", "checkpoint", "model")
+KINDS = ("config", "catalogue", "snapshot", "maps", "samples", "checkpoint", "model", "images", "import", "sweep")
 
 
 def test_mutated_inputs_are_accepted_or_refused_in_one_line(tmp_path):

@@ -143,3 +143,16 @@ def test_the_same_bytes_from_any_number_of_ranks(tmp_path, ranks):
     for name, values in some_maps(20).items():
         assert np.array_equal(whole.read(name, np.arange(20)), values)
     assert whole.verify(np.arange(20)).size == 0
+
+
+@pytest.mark.parametrize("call", ["flush", "close"])
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_one_rank_whose_disk_refuses_ends_all(tmp_path, ranks, call):
+    """The others have come through the same collective call, and wait in no further one."""
+    command = [*(LAUNCHERS["mpirun"] if ranks > 1 else LAUNCHERS["alone"])(ranks), "-m", "write_ranks", str(tmp_path / "maps.h5"), call]
+    done = subprocess.run(command, cwd=Path(__file__).parent, env=environment(), capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and ("disk quota is used up" if call == "close" else "the file cannot be written") in done.stdout
+    assert not (tmp_path / "maps.h5").exists()
+    w = writer(tmp_path / "maps.h5", 20)
+    assert w.done.all()
+    w.finish()

@@ -7,6 +7,7 @@ import astropy.wcs
 import numpy as np
 import torch
 
+import hpcdiff
 from hpcdiff import seen
 from hpcdiff.config import read_config
 from hpcdiff.denoiser import build_denoiser
@@ -78,6 +79,12 @@ def make_folder(folder, method="diffusion"):
         folder / "model", Model(config.resolved("run", "task", "network", "diffusion", "train"), info, transforms, denoiser, statistics), ""
     )
     return folder
+
+
+def posterior_of_the_maps(folder):
+    """What a run's model makes of the maps themselves, without FITS."""
+    maps = {f: pixel_averages(f) for f in ("sz", "xray")}
+    return hpcdiff.load(folder / "model").sample(maps, samples=4, sampler="dpmpp_2m", steps=6, seed=5, init="prior")
 
 
 def on_the_sky(frame="icrs", pixel=0.11, npix=90, angle=0.5, mirror=False, centre=(RA, DEC)):

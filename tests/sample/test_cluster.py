@@ -25,6 +25,7 @@ from cluster_images import (
     make_folder,
     on_the_sky,
     pixel_averages,
+    posterior_of_the_maps,
     save,
 )
 
@@ -45,9 +46,7 @@ def made(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def expected(made):
-    """The posterior of the maps themselves, without FITS."""
-    maps = {f: pixel_averages(f) for f in ("sz", "xray")}
-    return hpcdiff.load(made / "model").sample(maps, samples=4, sampler="dpmpp_2m", steps=6, seed=5, init="prior")
+    return posterior_of_the_maps(made)
 
 
 CASES = {

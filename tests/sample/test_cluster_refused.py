@@ -3,7 +3,7 @@
 import astropy.io.fits as fits
 import numpy as np
 import pytest
-from cluster_images import averages, command, in_lengths, make_folder, on_the_sky, pixel_averages, save
+from cluster_images import averages, command, in_lengths, make_folder, on_the_sky, pixel_averages, posterior_of_the_maps, save
 
 import hpcdiff
 from hpcdiff.sample.__main__ import main
@@ -17,9 +17,7 @@ def made(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def expected(made):
-    """The posterior of the maps themselves, without FITS."""
-    maps = {f: pixel_averages(f) for f in ("sz", "xray")}
-    return hpcdiff.load(made / "model").sample(maps, samples=4, sampler="dpmpp_2m", steps=6, seed=5, init="prior")
+    return posterior_of_the_maps(made)
 
 
 def change(path, **keys):

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 from conftest import run
 from safetensors.numpy import load_file
-from two_nodes import TASKS, TINY, nodes  # noqa: F401, a fixture
-
-STAGES = ("simulate", "project", "train", "sample", "evaluate")
+from tiny_pipeline import STAGES, TINY, assert_same_maps
+from two_nodes import TASKS, nodes  # noqa: F401, a fixture
 
 
 @pytest.fixture(scope="module")
@@ -105,11 +104,7 @@ def test_the_results_are_those_of_a_run_without_slurm(whole, tmp_path):
     for stage in ("simulate", "project"):
         done = run(stage, tmp_path / "c.yaml")
         assert done.returncode == 0, done.stderr
-    with h5py.File(whole["dir"] / "maps.h5") as a, h5py.File(tmp_path / "maps.h5") as b:
-        for group in ("fields", "catalog"):
-            assert set(a[group]) == set(b[group])
-            for name in a[group]:
-                assert a[group][name][:].tobytes() == b[group][name][:].tobytes(), name
+    assert_same_maps(whole["dir"] / "maps.h5", tmp_path / "maps.h5")
     shutil.copytree(whole["dir"] / "model", tmp_path / "model")
     done = run("sample", tmp_path / "c.yaml")
     assert done.returncode == 0, done.stderr

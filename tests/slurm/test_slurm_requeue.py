@@ -6,7 +6,8 @@ import h5py
 import numpy as np
 import pytest
 from conftest import make_maps, run
-from two_nodes import TASKS, TINY, nodes  # noqa: F401, a fixture
+from tiny_pipeline import TINY
+from two_nodes import TASKS, nodes  # noqa: F401, a fixture
 
 MORE = ("train.images=2400", "train.checkpoint_every=200", "train.validate_every=2400", "train.log_every=200")
 

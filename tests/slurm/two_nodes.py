@@ -17,16 +17,6 @@ from conftest import ROOT, environment
 
 SCRIPT = ROOT / "jobs" / "local_slurm.sh"
 TASKS = ("--nodes=2", "--ntasks-per-node=2", "--cpus-per-task=1")
-TINY = """
-run: {{dir: {dir}}}
-simulate: {{clusters: 27, mass_range: [2.0e14, 1.0e15], cell: 32.0, particle_mass: 1.0e12}}
-project: {{npix: 16, split: {{train: 0.6, val: 0.2, test: 0.2}}}}
-task: {{transform: asinh}}
-network: {{channels: 8, multipliers: [1, 2], blocks: 1}}
-diffusion: {{precondition: edm}}
-train: {{batch_size: 8, images: 160, precision: fp32, lr: 1.0e-4, ema: 0.9}}
-sample: {{steps: 6, samples: 3, batch_size: 12, init: matched}}
-"""
 
 
 def control(word: str, folder: Path, **more: str) -> subprocess.CompletedProcess:

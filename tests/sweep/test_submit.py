@@ -7,7 +7,7 @@ import subprocess
 import pytest
 from conftest import ROOT, environment, refused
 
-from hpcdiff.sweep.submit import ranges
+from hpcdiff.spans import spans
 
 STAGES = ("train", "sample", "evaluate")
 
@@ -63,9 +63,8 @@ def end(folder, status, reason="x"):
         (folder / product).touch()
 
 
-def test_ranges():
-    assert ranges([0, 1, 2, 5, 7, 8]) == "0-2,5,7-8"
-    assert ranges([3]) == "3"
+def test_spans():
+    assert [spans(n) for n in ([0, 1, 2, 5, 7, 8], [3], [], [8, 7, 7])] == ["0-2,5,7-8", "3", "", "7-8"]
 
 
 def test_one_array_and_only_what_is_not_finished(slurm, sweep, tmp_path):

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import gzip
+import math
 import re
 import warnings
+import zlib
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,6 +21,8 @@ FITS_SUFFIXES = (".fits", ".fit", ".fits.gz", ".fits.fz")
 LIGHT_KM_S = 299792.458
 ANGLES = re.compile("RA--|DEC-|[GES]LON|[GES]LAT")
 """Axes whose unit is degrees where CUNIT is not there."""
+BLOCK, MOST_AXES = 2880, 999
+"""Bytes of a block, and axes of an image at most, by the FITS standard."""
 
 
 @contextmanager
@@ -27,14 +33,41 @@ def _open(path: Path, extension: str | None, check):
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what is wrong with a header is said below, in one line
+            _refuse_many_axes(path)
             with fits.open(path, memmap=False) as hdus:
                 hdu = _choose(hdus, path, extension)
                 check(hdu.header, path)
                 yield hdu
-    except (OSError, TypeError, ValueError, KeyError, fits.VerifyError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
+    except (OSError, EOFError, zlib.error, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, fits.VerifyError) as error:
+        sizes = errno.EINVAL, errno.EOVERFLOW  # what seeking says of sizes below 0, or beyond all
+        if isinstance(error, OSError) and error.errno not in (None, *sizes):
             raise
         raise UserError(f"not a whole FITS file ({' '.join(str(error).split())[:100]})", path, "save it again") from None
+
+
+def _refuse_many_axes(path: Path) -> None:
+    """Raise a ValueError for a header with more axes than FITS has: astropy makes a list of them, in all the memory that there is."""
+    from astropy.io import fits
+
+    with open(path, "rb") as f:
+        opened = gzip.open if f.read(2) == b"\x1f\x8b" else open
+    with opened(path, "rb") as f:
+        while True:
+            try:
+                header = fits.Header.fromfile(f)
+                axes = max(header.get("NAXIS", 0), header.get("ZNAXIS", 0))
+                if axes <= MOST_AXES:
+                    sizes = [header.get(f"NAXIS{k + 1}", 0) for k in range(header.get("NAXIS", 0))]
+                    groups = bool(sizes) and sizes[0] == 0 and header.get("GROUPS") is True
+                    values = header.get("GCOUNT", 1) * (header.get("PCOUNT", 0) + math.prod(sizes[groups:]) * bool(sizes))
+                    size = abs(header.get("BITPIX", 8)) // 8 * values
+                    if size < 0:  # it would lead back
+                        return
+                    f.seek(-(-size // BLOCK) * BLOCK, 1)
+            except (OSError, EOFError, zlib.error, TypeError, ValueError, LookupError, OverflowError, fits.VerifyError):
+                return  # the end, or what astropy will say something of
+            if axes > MOST_AXES:
+                raise ValueError(f"it has {axes} axes")
 
 
 def _choose(hdus, path: Path, extension: str | None):

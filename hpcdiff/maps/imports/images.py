@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tokenize
 from collections.abc import Callable
 from pathlib import Path
 
@@ -107,6 +108,7 @@ def _read(path: Path, extension: str | None, check: Check, images: np.ndarray | 
 def _npy(path: Path, use: Callable):
     """Map a .npy file into memory, use it, and let it go: what is mapped counts as this process's memory."""
     try:
-        return use(np.load(path, mmap_mode="r", allow_pickle=False))
-    except (ValueError, EOFError) as error:
+        with np.errstate(all="ignore"):  # of sizes that overflow
+            return use(np.load(path, mmap_mode="r", allow_pickle=False))
+    except (ValueError, EOFError, OverflowError, TypeError, SyntaxError, RecursionError, tokenize.TokenError) as error:
         raise UserError(f"not a whole .npy file of numbers ({' '.join(str(error).split())[:100]})", path, "save it again") from None

@@ -111,7 +111,10 @@ def read_table(path: str | Path, columns: list[str] | dict[str, str] | None) -> 
     if not numbered:
         raise UserError("the catalogue is empty", path, "give a row a view")
     comma = "," in numbered[0][1]
-    rows = [(k, [w.strip() for w in next(csv.reader([line]))] if comma else line.split()) for k, line in numbered]
+    try:
+        rows = [(k, [w.strip() for w in next(csv.reader([line]))] if comma else line.split()) for k, line in numbered]
+    except csv.Error as error:  # a word of more than 131072 letters
+        raise UserError(f"the catalogue is no table ({error})", path, "give a row a view") from None
     names, rows = (columns, rows) if isinstance(columns, list) else (rows[0][1], rows[1:])
     if all(_is_number(name) for name in names):
         raise UserError("the catalogue's first line holds numbers, not names", path, "name its columns in the key columns: [halo_id, ...]")

@@ -17,6 +17,8 @@ FINE = 4
 """Fine pixels along the side of a new pixel, at least."""
 MOST = 16
 """An image's pixel is cut into this many a side at most; new pixels that are smaller yet have nothing to gain."""
+FAR = 1e9
+"""Pixels from the image's corner beyond which no image reaches, but a broken projection does."""
 SEAM = 4
 """Sides of the grid beyond which a corner counts as torn off: a projection stretches less than that."""
 
@@ -32,10 +34,11 @@ def resample(image: np.ndarray, corners: np.ndarray) -> tuple[np.ndarray, np.nda
         maps float64 (npix, npix), 0 where the image does not reach; covered (npix, npix), the fraction of each pixel that lies in the
         image; blank (npix, npix), the fraction that lies on its NaNs, whose place the nearest value takes.
     """
-    npix, corners = len(corners) - 1, _on_one_side(corners)
+    npix = len(corners) - 1
+    corners = _on_one_side(np.where(np.abs(corners) < FAR, corners, np.nan))
     shape = np.array(image.shape)
     found = np.isfinite(corners).all(-1)
-    if not found.any():
+    if not (found[1:, 1:] & found[:-1, 1:] & found[1:, :-1] & found[:-1, :-1]).any():
         return np.zeros((npix, npix)), np.zeros((npix, npix)), np.zeros((npix, npix))
     low = np.clip(np.floor(corners[found].min(0)).astype(int)[::-1] - 3, 0, shape)  # the cubic reaches two pixels
     high = np.clip(np.ceil(corners[found].max(0)).astype(int)[::-1] + 3, 0, shape)

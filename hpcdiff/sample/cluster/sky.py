@@ -80,7 +80,8 @@ def read_sky(field: str, text: str | Path, trained: Trained, redshift: float | N
     header = headers[-1]
     if data.dtype.kind not in "fiu":
         raise UserError(f"the image is of type {data.dtype}", path, "give real numbers")
-    image = np.array(data, np.float64).reshape([n for n in data.shape[:-2] if n != 1] + list(data.shape[-2:]))
+    with np.errstate(invalid="ignore"):  # of NaNs that signal
+        image = np.array(data, np.float64).reshape([n for n in data.shape[:-2] if n != 1] + list(data.shape[-2:]))
     if image.ndim != 2 or min(image.shape) < 2:
         raise UserError(f"the image has shape {data.shape}", path, "give one image of two axes")
     image[np.isinf(image)] = np.nan
@@ -148,12 +149,13 @@ def _coordinates(header, path: Path) -> tuple[object, bool]:
                     raise UserError("the first two axes are not those of the sky", path, how)
                 return whole.celestial, True
             linear = whole.sub(2)
+            lengths = list(linear.wcs.cunit)
             sizes = np.abs(np.linalg.svd(linear.pixel_scale_matrix, compute_uv=False))
     except UserError:
         raise
     except Exception as error:  # astropy and wcslib raise a dozen classes for a broken header
         raise UserError(f"its coordinates are not understood ({' '.join(str(error).split())[:100]})", path, how) from None
-    for unit in linear.wcs.cunit:
+    for unit in lengths:
         if not unit.is_equivalent(units.Mpc):
             raise UserError(f"CUNIT is {str(unit)!r} and CTYPE no projection of the sky", path, how)
     if not (np.isfinite(sizes).all() and sizes.min() > 0):
