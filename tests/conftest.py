@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 os.environ.setdefault("HDF5_USE_FILE_LOCKING", "BEST_EFFORT")
@@ -71,6 +72,18 @@ def descendants(pid: int) -> list[int]:
     except OSError:
         return []
     return [*children, *(d for c in children for d in descendants(c))]
+
+
+def ranks_among(pids: Iterable[int], stage: str) -> list[int]:
+    """The processes that are ranks of a stage; below a launcher there are others too."""
+    found = []
+    for pid in sorted(pids):
+        with contextlib.suppress(OSError):
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            variables = Path(f"/proc/{pid}/environ").read_bytes()
+            if f"hpcdiff.{stage}".encode() in words and (b"OMPI_COMM_WORLD_RANK=" in variables or b"\0RANK=" in variables):
+                found.append(pid)
+    return found
 
 
 def kill(process: subprocess.Popen) -> None:

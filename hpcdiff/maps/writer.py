@@ -13,6 +13,7 @@ import numpy as np
 from hpcdiff import checked, files
 from hpcdiff.errors import UserError
 from hpcdiff.maps.layout import CATALOG, FORMAT, VERSION, catalog_crc, intact, view_checksum
+from hpcdiff.maps.parallel import open_parallel
 from hpcdiff.maps.reader import brief, open_hdf5, refuse_damaged_catalog
 from hpcdiff.maps.sound import interpreting, refuse_leading_out
 from hpcdiff.maps.structure import layout_faults
@@ -56,10 +57,9 @@ class MapWriter:
         with world.together():
             if world.main:
                 self._allocate(catalog, fields, attributes)
-        parallel = {"driver": "mpio", "comm": world.comm} if world.size > 1 else {}
         with world.together():
             try:
-                self.file = h5py.File(self.partial, "r+", **parallel)
+                self.file = open_parallel(self.partial, world.comm) if world.size > 1 else h5py.File(self.partial, "r+")
             except OSError as error:
                 raise UserError(f"cannot open it to write ({brief(error)})", self.partial, f"{self.stage} --overwrite") from None
         self.done = self._verify()

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from conftest import LAUNCHERS, ROOT, descendants, environment
+from conftest import LAUNCHERS, ROOT, descendants, environment, ranks_among
 
 HERE = Path(__file__).resolve().parent
 STAGES = ("simulate", "project", "train", "sample", "evaluate")
@@ -216,7 +216,7 @@ class Harness:
             family.update(descendants(process.pid))
             if strike is not None and time.monotonic() > strike:
                 strike = None
-                for pid in _ranks(family, stage)[: 1 if at[2] == "one" else None] or [process.pid]:
+                for pid in ranks_among(family, stage)[: 1 if at[2] == "one" else None] or [process.pid]:
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(pid, at[1])
             if time.monotonic() > end:
@@ -258,16 +258,4 @@ def _session(leader: int) -> list[int]:
                 words = (entry / "stat").read_text().rpartition(")")[2].split()
                 if int(words[3]) == leader and words[0] != "Z":
                     found.append(int(entry.name))
-    return found
-
-
-def _ranks(family: set[int], stage: str) -> list[int]:
-    """The processes among these that are ranks of the stage."""
-    found = []
-    for pid in sorted(family):
-        with contextlib.suppress(OSError):
-            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-            variables = Path(f"/proc/{pid}/environ").read_bytes()
-            if f"hpcdiff.{stage}".encode() in words and (b"OMPI_COMM_WORLD_RANK=" in variables or b"\0RANK=" in variables):
-                found.append(pid)
     return found

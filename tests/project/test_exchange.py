@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import LAUNCHERS, ROOT, descendants, environment, kill, refused, run, start
+from conftest import LAUNCHERS, ROOT, descendants, environment, kill, ranks_among, refused, run, start
 from test_project import CENTRES, contents
 from tiny_box import BOX, particles, write_config, write_halos, write_snapshot
 
@@ -163,7 +163,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(long_run, seed, on
         process = start("project", box / "config.yaml", f"run.dir={work}", *keys, ranks=2 + attempt % 2)
         killed += at_work(process, work)
         time.sleep(rng.uniform(0, 3))
-        below = descendants(process.pid)
+        below = ranks_among(descendants(process.pid), "project")
         if one_rank and process.poll() is None and below:
             os.kill(below[attempt % len(below)], signal.SIGKILL)
             try:
@@ -183,7 +183,7 @@ def test_stopped_by_a_signal_on_two_ranks_it_goes_on(long_run):
     work = box / "stopped"
     process = start("project", box / "config.yaml", f"run.dir={work}", *keys, ranks=2)
     assert at_work(process, work)
-    os.kill(descendants(process.pid)[-1], signal.SIGTERM)
+    os.kill(ranks_among(descendants(process.pid), "project")[-1], signal.SIGTERM)
     process.wait(120)
     assert json.loads((work / "project.status.json").read_text())["exit"] == 75 and not (work / "maps.h5").exists()
     done = run("project", box / "config.yaml", f"run.dir={work}", *keys, ranks=3)
