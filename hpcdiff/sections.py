@@ -57,7 +57,7 @@ class Simulate:
     """The embedded simulation."""
 
     engine: str = one_of("halo_model", "nbody")
-    """`halo_model`: clusters built from profiles; `nbody`: clusters that gravity made, experimental (docs/simulation.md)."""
+    """`halo_model`: clusters built from profiles; `nbody`: clusters that gravity made (docs/simulation.md)."""
     clusters: int = number(64, low=1)
     """Number of clusters, one a cell of the box."""
     mass_range: list[float] = field(default_factory=lambda: [1.0e14, 4.82e15])

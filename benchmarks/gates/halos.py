@@ -9,12 +9,17 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.spatial import cKDTree
 
+from gates import projected
 from hpcdiff import cosmology
 from hpcdiff.cosmology import Background
 from hpcdiff.simulate import profiles
 
 EDGES = np.array([0.1, 0.2, 0.35, 0.5, 0.7, 1.0])
 """Of shells, over R200m (density) or R200c (pressure)."""
+RINGS = np.array([0.2, 0.35, 0.5, 0.7, 1.0, 1.5, 2.0])
+"""Of rings in projection, over R200m."""
+HALF_DEPTH = 6.4
+"""Mpc: of what is projected, as of the maps."""
 FIT = (0.05, 0.8)
 """Radii over R200m between which the concentration is fitted."""
 
@@ -23,10 +28,12 @@ class Snapshot:
     """Particles in Mpc, Msun, (km/s)^2, and the halo catalogue.
 
     Attributes:
-        halos: the catalogue's columns. x: {"gas", "dm"}: (n, 3). m: {"gas", "dm"}: mass of a particle. density, u: of the gas.
+        halos: the catalogue's columns. x, m: {"gas", "dm"}: positions (n, 3), masses (n,). density, u: of the gas.
+        least: radius (Mpc) within which the softening of gravity is felt.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, least: float = 0.0) -> None:
+        self.least = least
         with h5py.File(folder / "halos.hdf5") as f:
             self.halos = {k: v[:] for k, v in f.items()}
         paths = sorted((folder / "snapshot").glob("*.hdf5"))
@@ -34,16 +41,17 @@ class Snapshot:
             head = dict(f["Header"].attrs)
             kinds = {"gas": "PartType0", "dm": "PartType1"}
             h = head["HubbleParam"]
-            self.m = {k: float(f[g]["Masses"][0]) * 1e10 / h for k, g in kinds.items()}
         self.side = head["BoxSize"] / 1e3 / h
-        parts = {k: [] for k in ("gas", "dm", "density", "u")}
+        parts = {k: [] for k in ("gas", "dm", "gas mass", "dm mass", "density", "u")}
         for path in paths:
             with h5py.File(path) as f:
                 for kind, group in kinds.items():
                     parts[kind].append(f[group]["Coordinates"][:] / 1e3 / h)
+                    parts[f"{kind} mass"].append(f[group]["Masses"][:].astype(float) * 1e10 / h)
                 parts["density"].append(f["PartType0/Density"][:].astype(float) * 1e10 / h * (1e3 * h) ** 3)
                 parts["u"].append(f["PartType0/InternalEnergy"][:].astype(float))
         self.x = {k: np.concatenate(parts[k]) % self.side for k in kinds}
+        self.m = {k: np.concatenate(parts[f"{k} mass"]) for k in kinds}
         self.density, self.u = np.concatenate(parts["density"]), np.concatenate(parts["u"])
         self.trees = {k: cKDTree(x, boxsize=self.side) for k, x in self.x.items()}
         self.background = Background(head["Omega0"], head["OmegaBaryon"], h)
@@ -65,41 +73,64 @@ def measure(snapshot: Snapshot) -> dict[str, np.ndarray]:
 def _halo(s: Snapshot, i: int) -> dict:
     mass, radius = s.halos["mass_200m"][i], s.halos["radius_200m"][i]
     m500, r500 = s.halos["mass_500c"][i], s.halos["radius_500c"][i]
-    r200 = profiles.critical(mass, radius, s.halos["concentration_200m"][i], 200, s.background)[1]
-    _, dm = s.about(i, "dm", radius)
+    if "radius_200c" in s.halos:
+        r200 = s.halos["radius_200c"][i]
+    else:
+        r200 = profiles.critical(mass, radius, s.halos["concentration_200m"][i], 200, s.background)[1]
+    of_dm, dm = s.about(i, "dm", radius)
     which, gas = s.about(i, "gas", radius)
+    m_dm, m_gas = s.m["dm"][of_dm], s.m["gas"][which]
     r_dm, r_gas = (np.linalg.norm(x, axis=1) for x in (dm, gas))
-    c = fitted_concentration(r_dm / radius)
-    nfw = (mass - s.m["gas"] * len(gas)) * np.diff(profiles.nfw_mass(EDGES * c)) / profiles.nfw_mass(c)
-    thermal = 2 / 3 * s.u[which] * s.m["gas"] * profiles.MU / profiles.MU_E  # electron pressure times volume
+    least = max(FIT[0], s.least / radius)
+    c = fitted_concentration(r_dm / radius, least)
+    nfw = m_dm.sum() * np.diff(profiles.nfw_mass(EDGES * c)) / profiles.nfw_mass(c)
+    thermal = 2 / 3 * s.u[which] * m_gas * profiles.MU / profiles.MU_E  # electron pressure times volume
     x = np.linspace(0.01, 1, 400) * r200 / r500
     p500 = profiles.electron_p500(m500, r500, s.background)
     shell = 4 * np.pi * (x * r500) ** 2 * p500 * profiles.debiased_pressure(x)
     expected = [np.trapezoid(np.where((x * r500 >= a * r200) & (x * r500 <= b * r200), shell, 0), x * r500) for a, b in zip(EDGES[:-1], EDGES[1:], strict=True)]  # fmt: skip
     inside = r_gas < r500
     temperature = 2 / 3 * s.u[which] * profiles.MU * cosmology.M_P / cosmology.K_B * 1e10
-    luminosity = s.m["gas"] * s.density[which] * np.sqrt(temperature)
-    moments = [np.sqrt(np.linalg.eigvalsh(y[n < 0.6 * radius].T @ y[n < 0.6 * radius])) for y, n in ((dm, r_dm), (gas, r_gas))]
+    luminosity = m_gas * s.density[which] * np.sqrt(temperature)
+    shapes = [_axes(y[n < 0.6 * radius], m[n < 0.6 * radius]) for y, n, m in ((dm, r_dm, m_dm), (gas, r_gas, m_gas))]
+    centres = [np.average(y[n < 0.3 * radius], axis=0, weights=m[n < 0.3 * radius]) for y, n, m in ((dm, r_dm, m_dm), (gas, r_gas, m_gas))]
     return {
         "mass": mass,
         "m500": m500,
-        "m200m_found": len(dm) * s.m["dm"] + len(gas) * s.m["gas"],
+        "m200m_found": m_dm.sum() + m_gas.sum(),
         "c": c,
-        "density": np.histogram(r_dm / radius, EDGES)[0] * s.m["dm"] / nfw,
+        "density": np.where(EDGES[:-1] < least, np.nan, np.histogram(r_dm / radius, EDGES, weights=m_dm)[0] / nfw),
+        "projected": _projected(s, i, c, least * radius),
         "pressure": np.histogram(r_gas / r200, EDGES, weights=thermal)[0] / expected,
-        "f_gas": inside.sum() * s.m["gas"] / m500 * s.background.Om0 / s.background.Ob0,
+        "f_gas": m_gas[inside].sum() / m500 * s.background.Om0 / s.background.Ob0,
         "y500": thermal[inside].sum(),
         "l500": luminosity[inside].sum(),
         "t500": np.average(temperature[inside], weights=luminosity[inside]),
-        "roundness": moments[0][0] / moments[0][2],
-        "gas_roundness": moments[1][0] / moments[1][2],
-        "offset": np.linalg.norm(gas[r_gas < 0.3 * radius].mean(0) - dm[r_dm < 0.3 * radius].mean(0)) / radius,
+        "roundness": shapes[0][0] / shapes[0][2],
+        "gas_roundness": shapes[1][0] / shapes[1][2],
+        "offset": np.linalg.norm(centres[1] - centres[0]) / radius,
+        "off_centre": np.linalg.norm(np.average(dm, axis=0, weights=m_dm)) / radius,
     }
 
 
-def fitted_concentration(x: np.ndarray) -> float:
-    """c200m of most likelihood for radii x = r/R200m of particles, within `FIT`."""
-    low, high = FIT
+def _projected(s: Snapshot, i: int, c: float, least: float) -> np.ndarray:
+    """Surface density of the dark matter in `RINGS` over what it should be, seen along z; NaN within `least` (Mpc)."""
+    mass, edges = s.halos["mass_200m"][i], RINGS * s.halos["radius_200m"][i]
+    which, x = s.about(i, "dm", float(np.hypot(HALF_DEPTH, edges[-1])))
+    there = np.abs(x[:, 2]) < HALF_DEPTH
+    found = np.histogram(np.hypot(x[there, 0], x[there, 1]), edges, weights=s.m["dm"][which[there]])[0] / (np.pi * np.diff(edges**2))
+    of_dm = 1 - s.background.Ob0 / s.background.Om0
+    return np.where(edges[:-1] < least, np.nan, found / of_dm / projected.expected(mass, c, edges, HALF_DEPTH, s.background))
+
+
+def _axes(x: np.ndarray, mass: np.ndarray) -> np.ndarray:
+    """Half-axes of the second moments, rising, up to a factor."""
+    return np.sqrt(np.linalg.eigvalsh((mass[:, None] * x).T @ x))
+
+
+def fitted_concentration(x: np.ndarray, low: float = FIT[0]) -> float:
+    """c200m of most likelihood for radii x = r/R200m of particles, from `low` to that of `FIT`."""
+    high = FIT[1]
     x = x[(x > low) & (x < high)]
 
     def minus_ln(ln_c: float) -> float:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+from gates.table import Table
 from hpcdiff.evaluate.baselines import Baselines
-from hpcdiff.maps import MapFile
+from hpcdiff.maps import CATALOG, PARTS, MapFile
 from hpcdiff.measures import bands, correlation, mode_rings, pixel_rings, power, wavenumbers
 from hpcdiff.transform import fit
 from hpcdiff.world import World
@@ -16,28 +17,73 @@ INPUTS, OUTPUTS = ["sz", "xray"], ["gas", "dm"]
 
 
 class Logarithmic:
-    """A map file whose inputs are read as logarithms, scaled to [0, 1]: their filter sees the faint outskirts as well as the core."""
+    """Map files as one, whose inputs are read as logarithms, scaled to [0, 1]: their filter sees the faint outskirts as well as the core.
 
-    def __init__(self, path: Path) -> None:
-        self._maps = MapFile(path)
-        train = self._maps.rows("train")
-        self._transforms = {f: fit("log10", f, [self._maps.read(f, train)]) for f in INPUTS}
+    Args:
+        paths: of map files of one kind.
+        fold: None for the files' own split; (i, n): every n-th halo from the i-th on is for testing, the others are for training.
+    """
+
+    def __init__(self, paths: list[Path], fold: tuple[int, int] | None = None) -> None:
+        self._files, self._fold = [MapFile(path) for path in paths], fold
+        self._first = np.cumsum([0, *(f.n_views for f in self._files)])
+        self.catalog = {name: np.concatenate([f.catalog[name] for f in self._files]) for name in CATALOG}
+        which = np.repeat(np.arange(len(self._files)), np.diff(self._first))
+        self.catalog["halo_id"] = np.unique([which, self.catalog["halo_id"]], axis=1, return_inverse=True)[1].ravel()
+        train = self.rows("train")
+        self._transforms = {}
+        self._transforms = {f: fit("log10", f, [self.read(f, train)]) for f in INPUTS}
 
     def __getattr__(self, name: str):
-        return getattr(self._maps, name)
+        return getattr(self._files[0], name)
+
+    def rows(self, part: str) -> np.ndarray:
+        """As `MapFile.rows`."""
+        if self._fold is None:
+            return np.flatnonzero(self.catalog["split"] == PARTS.index(part))
+        held = self.catalog["halo_id"] % self._fold[1] == self._fold[0]
+        return np.flatnonzero(held if part == "test" else ~held)
 
     def read(self, field: str, rows: np.ndarray) -> np.ndarray:
         """As `MapFile.read`."""
-        x = self._maps.read(field, rows)
+        rows = np.asarray(rows)
+        x = np.empty((len(rows), self.npix, self.npix), np.float32)
+        for f, start, stop in zip(self._files, self._first[:-1], self._first[1:], strict=True):
+            own = (rows >= start) & (rows < stop)
+            if own.any():
+                x[own] = f.read(field, rows[own] - start)
         return self._transforms[field].forward(x) if field in self._transforms else x
 
 
-def coherence(path: Path, shuffled: bool = False, k_split: float = 2.0) -> dict[str, tuple[float, float]]:
+def coherence(paths: list[Path], shuffled: bool = False, k_split: float = 2.0, folds: int = 0) -> dict[str, tuple[float, float]]:
     """Of the Wiener map of each output from the logarithms of the inputs, median over test views of r on small scales, k > k_split h/Mpc: (whole map, what is not round).
 
-    What is not round: a map less its mean in rings about the centre. With another halo's inputs if shuffled.
+    What is not round: a map less its mean in rings about the centre. With another halo's inputs if shuffled. Each halo is tested with a filter of the
+    others if there are `folds`, else those of the test split with a filter of the training split.
     """
-    maps = Logarithmic(path)
+    found = {name: [] for name in OUTPUTS}
+    for fold in [(i, folds) for i in range(folds)] or [None]:
+        for name, values in _views(Logarithmic(paths, fold), shuffled, k_split).items():
+            found[name].extend(values)
+    return {name: tuple(float(m) for m in np.median(v, axis=0)) for name, v in found.items()}
+
+
+def gates(table: Table, as_it_is: dict, shuffled: dict, bare: dict) -> None:
+    """The rows of the table.
+
+    Args:
+        as_it_is: `coherence` of the maps. shuffled: with other halos' inputs. bare: of maps whose subhalos have no gas.
+    """
+    r, other, less = (found["dm"] for found in (as_it_is, shuffled, bare))
+    table.gate("inference", "Wiener map of the dark matter: r(k > 2 h/Mpc)", r[0], 0.6, 0.9)
+    table.gate("inference", "what is not round: r less that with other halos' inputs", r[1] - other[1], 0.05, 0.9)
+    for k, name in enumerate(("Wiener map of the dark matter", "what is not round")):
+        table.gate("shuffled inputs", f"{name}: r with other halos' inputs", other[k], -0.1, 0.1)
+        table.gate("inference", f"{name}: by how much the gas of subhalos raises r", r[k] - less[k], 0.0, 0.9)
+
+
+def _views(maps: Logarithmic, shuffled: bool, k_split: float) -> dict[str, list]:
+    """The two r of every test view."""
     baselines = Baselines(World(), maps, INPUTS, OUTPUTS)
     modes, rings = mode_rings(maps.npix), pixel_rings(maps.npix, whole=True)
     rows = maps.rows("test")
@@ -52,7 +98,7 @@ def coherence(path: Path, shuffled: bool = False, k_split: float = 2.0) -> dict[
             truth = maps.read(name, np.array([row]))[0].astype(np.float64)
             pairs = [(truth, predicted[o]), tuple(m - rings.spread(rings.mean(m)) for m in (truth, predicted[o]))]
             found[name].append([_small(*(np.fft.fft2(m) for m in pair), modes, k, k_split) for pair in pairs])
-    return {name: tuple(float(m) for m in np.median(v, axis=0)) for name, v in found.items()}
+    return found
 
 
 def _small(a: np.ndarray, b: np.ndarray, modes, k: np.ndarray, k_split: float) -> float:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import zipfile
-import zlib
 from pathlib import Path
 
 os.environ.setdefault("HDF5_USE_FILE_LOCKING", "BEST_EFFORT")  # scratch file systems often have no locks
@@ -15,6 +13,7 @@ import numpy as np
 
 from hpcdiff import checked, cosmology, files
 from hpcdiff.errors import UserError
+from hpcdiff.scout import SCOUT
 from hpcdiff.simulate import profiles
 from hpcdiff.simulate.cluster import draw_cluster
 from hpcdiff.simulate.neighbours import smoothing
@@ -67,7 +66,7 @@ def read_draw(folder: Folder, block: int, *names: str) -> list[np.ndarray]:
     try:
         with np.load(path) as f:
             return [f[name] for name in names]
-    except (FileNotFoundError, KeyError, ValueError, EOFError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error):
+    except checked.DAMAGED:
         raise UserError("a draw is gone or damaged", path, "run simulate again, which draws it again") from None
 
 
@@ -86,6 +85,8 @@ def damaged(folder: Folder, block: int) -> list[Path]:
 
 def whole(chunk: Path) -> bool:
     """Is a chunk as it was written, by its checksums?"""
+    if SCOUT.look(chunk, own=True):
+        return False
     try:
         with h5py.File(chunk) as f:
             checked.read_through(f)

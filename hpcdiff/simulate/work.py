@@ -31,19 +31,10 @@ def simulate(config: Config, world: World) -> str:
         Stopped: a signal came; what is finished is kept.
     """
     plan, folder = Plan(config), Folder(config.dir)
-    done, here, threads = False, ranks_per_node(world), threads_per_rank(world)
-    with world.together():
-        if world.main:
-            done = finished(config, plan, folder)
-            if not done:
-                prepare(config, plan, folder, here)
-    if world.broadcast(done):
-        return f"done already: {folder.snapshot} and {folder.halos}"
-    told = world.broadcast(provenance(world, engine=config.simulate.engine))
-    for line in plan.lines():
-        world.print(f"hpcdiff simulate: {line}")
-    where = world.broadcast(str(folder.chunks))
-    folder.chunks = Path(where)
+    threads = threads_per_rank(world)
+    told = opened(config, plan, folder, world, config.simulate.engine)
+    if told is None:
+        return already(folder)
     blocks = range(len(plan.blocks))
     with world.together():  # what an earlier run has left is taken up only if it is whole
         bad = [str(path) for block in blocks[world.rank :: world.size] for path in chunks.damaged(folder, block)]
@@ -67,6 +58,32 @@ def simulate(config: Config, world: World) -> str:
             _finish(plan, folder, told)
     n = int((plan.halo_id >= 0).sum())
     return f"{n} clusters, {plan.n_total} particles of each type in {len(plan.blocks)} chunks: {folder.snapshot}, {folder.halos}"
+
+
+def opened(config: Config, plan: Plan, folder: Folder, world: World, engine: str) -> str | None:
+    """Make or take up the run and say its plan, on all ranks together; the provenance as JSON, or None if all is done.
+
+    Args:
+        plan: of any engine. engine: the name that goes into the provenance.
+    """
+    done, here = False, ranks_per_node(world)
+    with world.together():
+        if world.main:
+            done = finished(config, plan, folder)
+            if not done:
+                prepare(config, plan, folder, here)
+    if world.broadcast(done):
+        return None
+    told = world.broadcast(provenance(world, engine=engine))
+    for line in plan.lines():
+        world.print(f"hpcdiff simulate: {line}")
+    folder.chunks = Path(world.broadcast(str(folder.chunks)))
+    return told
+
+
+def already(folder: Folder) -> str:
+    """The one line of a run that is done."""
+    return f"done already: {folder.snapshot} and {folder.halos}"
 
 
 def finished(config: Config, plan: Plan, folder: Folder) -> bool:

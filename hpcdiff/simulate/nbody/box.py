@@ -16,34 +16,16 @@ from hpcdiff.simulate.nbody.evolve import State, evolve
 from hpcdiff.simulate.nbody.gas import Gas, settle
 from hpcdiff.simulate.nbody.gravity import Gravity
 from hpcdiff.simulate.nbody.halos import Halo, Matter, formation, wrapped
-from hpcdiff.simulate.nbody.initial import Waves, displaced, power, white, with_peak
-from hpcdiff.simulate.nbody.plan import YIELD, Plan
+from hpcdiff.simulate.nbody.peak import central, sphere_of, start
+from hpcdiff.simulate.nbody.plan import Plan
 from hpcdiff.simulate.neighbours import smoothing
 
-START = 0.04
-"""Scale factor of the initial conditions."""
 KEPT = (0.25, 0.35, 0.45, 0.55, 0.65, 0.75, 0.85, 0.93)
 """Scale factors at which positions are kept, for the halos' history."""
-COLLAPSE = 1.686
-"""Linear overdensity today of the sphere that a cluster is made from."""
 SMALLEST = 30
 """Least mass of a halo that is looked for, in dark-matter particles."""
 SAVE_EVERY = 300.0
 """Seconds between two saves of the state of a box."""
-ENGINE = "nbody (experimental)"
-"""What the snapshot calls its engine; the results downstream carry it."""
-
-
-def initial(plan: Plan, box: int) -> State:
-    """The box at `START`: dark matter on a lattice, gas on the one between, both moved by the same waves."""
-    waves, b = Waves(plan.cell, plan.lattice), plan.background
-    spectrum = power(b, waves)
-    modes = white(waves, plan.seed_of(box)) * np.sqrt(spectrum)
-    if not plan.single:
-        radius = float(np.cbrt(3 * plan.mass[box] / YIELD / (4 * np.pi * b.rho_mean())))
-        modes = with_peak(waves, modes, spectrum, radius, COLLAPSE)
-    both = [displaced(waves, modes, b.Om0, START, offset) for offset in (0.0, 0.5)]
-    return State(START, *(np.concatenate([kind[i] for kind in both]) for i in range(2)))
 
 
 def run_box(plan: Plan, folder: Folder, box: int, provenance: str, threads: int, after: Callable[[State], None]) -> None:
@@ -68,9 +50,8 @@ def run_box(plan: Plan, folder: Folder, box: int, provenance: str, threads: int,
             state.save(saved)
             last = time.monotonic()
 
-    state = State.load(saved) or initial(plan, box)
+    state = State.load(saved) or start(plan, box, 0.0 if plan.single else sphere_of(plan, box, threads), plan.lattice)
     state = evolve(state, mass, gravity, b.Om0, plan.softening, plan.config.simulate.accuracy, keep=KEPT, after=look)
-    v = 100 * b.h * state.p  # a = 1
     phi = (100 * b.h) ** 2 * gravity.potential(state.x, mass)
     matter = Matter(state.x, mass, phi, plan.cell, b, threads)
     halos = matter.halos(SMALLEST * plan.m_dm)
@@ -81,8 +62,7 @@ def run_box(plan: Plan, folder: Folder, box: int, provenance: str, threads: int,
     gas_x = state.x[plan.n_box :]
     h_dm, _ = _smoothing(state.x[: plan.n_box], plan.cell, False, threads)
     h_gas, number = _smoothing(gas_x, plan.cell, True, threads)
-    own = slice(plan.n_box, None)
-    gas = settle(list(zip(halos, formed, strict=True)), gas_x, v[own], phi[own], number, plan.m_gas, plan.cell, b)
+    gas = settle(list(zip(halos, formed, strict=True)), gas_x, phi[plan.n_box :], number, plan.m_gas, plan.cell, b)
     chosen = _chosen(plan, halos)
     shift = plan.corner(box) + (0 if plan.single else plan.cell / 2 - halos[chosen[0]].centre)
     _write_rows(plan, folder, box, matter, [(halos[i], formed[i]) for i in chosen], shift, gas, state)
@@ -101,8 +81,7 @@ def _chosen(plan: Plan, halos: list[Halo]) -> list[int]:
     low, high = plan.config.simulate.mass_range
     if plan.single:
         return [i for i, h in enumerate(halos) if low <= h.mass_200m <= high]
-    near = [i for i, h in enumerate(halos) if np.linalg.norm(wrapped(h.centre - plan.cell / 2, plan.cell)) < 0.3 * plan.cell]
-    return (near or [0])[:1]
+    return [central(halos, plan.cell)]
 
 
 def _smoothing(x: np.ndarray, side: float, densities: bool, threads: int) -> tuple[np.ndarray, np.ndarray | None]:
@@ -131,6 +110,8 @@ def _write_rows(plan, folder, box, matter, chosen, shift, gas: Gas, state: State
                 "radius_200m": halo.radius_200m,
                 "mass_500c": halo.mass_500c,
                 "radius_500c": halo.radius_500c,
+                "mass_200c": halo.mass_200c,
+                "radius_200c": halo.radius_200c,
                 "concentration_200m": matter.concentration(halo, 3 * plan.softening),
                 "formation_scale_factor": formed,
                 "gas_fraction": float(gas.mass[r < halo.radius_200m].sum() / halo.mass_200m * b.Om0 / b.Ob0),
@@ -157,7 +138,7 @@ def _write_chunk(plan, folder, box, provenance, x, shift, h_dm, h_gas, gas: Gas)
         f.attrs.update(
             {
                 **{"format": "hpcdiff-snapshot", "version": 1, "config": stored(plan.config), "provenance": provenance, "inputs": "{}"},
-                "engine": ENGINE,
+                "engine": plan.engine,
             }
         )
         header(f.create_group("Header"), plan, n)

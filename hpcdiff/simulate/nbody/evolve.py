@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import zipfile
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from hpcdiff import files
+from hpcdiff.checked import DAMAGED
 from hpcdiff.simulate.nbody import growth
 from hpcdiff.simulate.nbody.gravity import Gravity
 
@@ -20,8 +19,6 @@ LONGEST = 0.02
 """Longest step in ln a."""
 FASTEST = 99.0
 """The step follows this percentile of the accelerations."""
-DAMAGED = (FileNotFoundError, KeyError, ValueError, EOFError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error)
-"""What reading a file of arrays raises that is gone or damaged."""
 
 
 @dataclass
@@ -70,10 +67,11 @@ def evolve(
     until: float = 1.0,
     keep: tuple[float, ...] = (),
     after: Callable[[State], None] | None = None,
+    longest: float = LONGEST,
 ) -> State:
     """Evolve the particles to the scale factor `until`.
 
-    A step is at most `LONGEST` in ln a, and `accuracy` times sqrt(2 softening / acceleration), the time to fall through the softening.
+    A step is at most `longest` in ln a, and `accuracy` times sqrt(2 softening / acceleration), the time to fall through the softening.
     What it is depends on the state alone, so that a run taken up from a saved state goes through the same ones.
 
     Args:
@@ -85,7 +83,7 @@ def evolve(
     while state.a < until:
         pull = np.percentile(np.linalg.norm(force, axis=1), FASTEST) / state.a**3  # d2x/dt2
         step = accuracy * math.sqrt(2 * softening / max(pull, 1e-30)) * float(growth.efunc(state.a, Om0))
-        step = min(step, LONGEST)
+        step = min(step, longest)
         left = math.log(until / state.a)
         end = until if left < 1.5 * step else state.a * math.exp(step)
         middle = math.sqrt(state.a * end)

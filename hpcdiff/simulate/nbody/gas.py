@@ -1,8 +1,9 @@
-"""What the gas of the evolved halos is like: a polytrope in the potential that gravity made, with the energy that the run gave it.
+"""What the gas of the evolved halos is like: a polytrope in the potential that gravity made, with the energy of the halo's own binding.
 
 The run's gas particles feel gravity alone. In each halo the gas is then put into hydrostatic equilibrium in the evolved potential phi
 (Ostriker, Bode & Babul 2005): P/rho = (G - 1)/G (C - phi) and rho ~ (P/rho)^(1/(G - 1)), subhalos, infall and shape included, since phi
-has them. C is such that the gas keeps the kinetic energy that its particles had within R200m: a merger heats it.
+has them. C is such that the thermal and turbulent energy within R200c goes with the binding energy of the matter there, as the virial theorem says: an early,
+concentrated halo is hotter. The motions themselves don't say how hot the gas is: streams and neighbours are in them.
 Particles stay where they are; their masses change.
 """
 
@@ -18,14 +19,13 @@ from hpcdiff.cosmology import Background
 from hpcdiff.simulate import profiles
 from hpcdiff.simulate.nbody.halos import Halo, wrapped
 
-POLYTROPE = 1.2
+POLYTROPE = 1.12
 """G of the gas (1.1 to 1.2 in simulations)."""
-RETAINED = 0.95
-"""Part of the motions' energy that the gas keeps; less with what cools (ours: the mean pressure is then the debiased profile)."""
-TURBULENCE = 1.3
-"""Turbulent part of the pressure over that of the halo model, 13 % in the centre to 45 % at R200m (ours, likewise)."""
-LEAST = 100
-"""Gas particles of the smallest halo that gets a polytrope."""
+VIRIAL = 1.13
+"""Energy of the gas within R200c over half of the binding energy: above 1, since what falls in presses on it (ours: with it
+the mean pressure is the debiased profile; docs/simulation.md)."""
+LEAST = 64
+"""Gas particles within R200c of the smallest halo that gets a polytrope."""
 REACH = 2.0
 """To this radius over R200m the gas has the halo's pressure: about the accretion shock."""
 THICKEST = 3.0
@@ -46,20 +46,19 @@ class Gas:
 
 
 def gas_fraction(mass: float) -> float:
-    """Gas within R200m over the cosmic part of M200m (Msun): 0.9 in the largest clusters, 0.3 at 1e13 (ours)."""
-    return 0.92 / (1 + (mass / 2e13) ** -1.2)
+    """Gas within R200c over the cosmic part of M200c, for M200m in Msun: 0.9 in the largest clusters, 0.3 at 1e13 (ours)."""
+    return 0.94 / (1 + (mass / 2e13) ** -1.2)
 
 
 def turbulence(formed: float) -> float:
     """Turbulent part of the pressure over the halo model's mean, for the scale factor of half of the mass: late halos are stirred."""
     late = np.clip(np.log10(formed / 0.64) / 0.09, -2.5, 2.5)  # standard deviations, as in the halo model
-    return float(TURBULENCE * np.exp(0.2 * late))
+    return float(np.exp(0.2 * late))
 
 
 def settle(
     halos: list[tuple[Halo, float]],
     x: np.ndarray,
-    v: np.ndarray,
     phi: np.ndarray,
     number: np.ndarray,
     particle: float,
@@ -70,29 +69,27 @@ def settle(
 
     Args:
         halos: with the scale factors at which they had half of their mass, by falling mass.
-        x: gas positions, comoving Mpc, (n, 3). v: peculiar velocities, km/s, (n, 3). phi: potential, (km/s)^2, (n,).
+        x: gas positions, comoving Mpc, (n, 3). phi: potential, (km/s)^2, (n,).
         number: gas particles per Mpc^3 about each, (n,).
         particle: mass of a gas particle of the run, Msun. side: of the box, Mpc.
     """
     weight, heat = np.ones(len(x)), np.zeros(len(x))
-    host, nearest, away = np.full(len(x), -1), np.full(len(x), REACH), np.empty((len(x), 3))
+    host, nearest = np.full(len(x), -1), np.full(len(x), REACH)
     for i, (halo, _) in enumerate(halos):
-        d = wrapped(x - halo.centre, side)
-        r = np.linalg.norm(d, axis=1) / halo.radius_200m
+        r = np.linalg.norm(wrapped(x - halo.centre, side), axis=1) / halo.radius_200m
         closer = r < nearest
-        host[closer], nearest[closer], away[closer] = i, r[closer], d[closer]
+        host[closer], nearest[closer] = i, r[closer]
     for i, (halo, formed) in enumerate(halos):
         own = np.flatnonzero(host == i)
-        inside = own[nearest[own] < 1]
+        r, core = nearest[own], halo.radius_200c / halo.radius_200m
+        inside = own[r < core]
         if len(inside) < LEAST:
             continue
-        flow = v[own] - v[inside].mean(axis=0) + 100 * background.h * away[own]
-        kinetic = RETAINED * 0.5 * np.mean(np.sum(flow[nearest[own] < 1] ** 2, axis=1))
-        s = _polytrope(phi[inside], 1 / number[inside], kinetic)
+        s = _polytrope(phi[inside], 1 / number[inside], VIRIAL * 0.5 * halo.depth)
         square = np.maximum((POLYTROPE - 1) / POLYTROPE * (s - phi[own]), 0)  # P/rho, thermal and turbulent
-        gas = gas_fraction(halo.mass_200m) * halo.mass_200m * background.Ob0 / background.Om0
-        weight[own] = _weights(square, number[own], nearest[own], gas / particle)
-        heat[own] = square * (1 - profiles.nonthermal(nearest[own], turbulence(formed)))
+        gas = gas_fraction(halo.mass_200m) * halo.mass_200c * background.Ob0 / background.Om0
+        weight[own] = _weights(square, number[own], r, core, gas / particle)
+        heat[own] = square * (1 - profiles.nonthermal(r, turbulence(formed)))
     free = nearest >= 1
     weight[free] += (len(x) - weight.sum()) / max(np.count_nonzero(free), 1)
     density = weight * particle * number
@@ -101,31 +98,31 @@ def settle(
     return Gas(weight * particle, density, 1.5 * np.maximum(heat, floor))
 
 
-def _polytrope(phi: np.ndarray, volume: np.ndarray, kinetic: float) -> float:
-    """C for which the mean of 3/2 P/rho over the gas is the kinetic energy per mass."""
+def _polytrope(phi: np.ndarray, volume: np.ndarray, energy: float) -> float:
+    """C for which the mean of 3/2 P/rho over the gas is this energy per mass."""
     part = (POLYTROPE - 1) / POLYTROPE
 
     def excess(c: float) -> float:
         square = part * (c - phi)
         gas = volume * square ** (1 / (POLYTROPE - 1))
-        return 1.5 * float(np.sum(gas * square) / np.sum(gas)) - kinetic
+        return 1.5 * float(np.sum(gas * square) / np.sum(gas)) - energy
 
     low, span = float(phi.max()), float(np.ptp(phi))
     low += 1e-6 * span
     return low if excess(low) >= 0 else brentq(excess, low, low + 1000 * span)
 
 
-def _weights(square: np.ndarray, number: np.ndarray, r: np.ndarray, wanted: float) -> np.ndarray:
+def _weights(square: np.ndarray, number: np.ndarray, r: np.ndarray, core: float, wanted: float) -> np.ndarray:
     """Mass of each particle over that of the run: the polytrope in the halo, and beyond it what was there and what the halo lacks.
 
-    Their sum within R200m is `wanted`, and in all the number of particles, as it was, or less where little room is outside.
+    Their sum within `core` (R200c; both over R200m, as r) is `wanted`, and in all the number of particles, as it was, or less where little room is outside.
     """
     rule = square ** (1 / (POLYTROPE - 1)) / number
-    inner = 1 / (1 + (r / 1.0) ** 12)
-    inside = r < 1
+    inner = 1 / (1 + r**12)  # about R200m the polytrope gives way to what lies around the halo
+    inside = r < core
     if inside.all():
         return rule * (wanted / np.sum(rule))
-    # rule x inner + k (1 - inner): mass within R200m and in all
+    # rule x inner + k (1 - inner): mass within the core and in all
     a = np.array([[np.sum((rule * inner)[inside]), np.sum((1 - inner)[inside])], [np.sum(rule * inner), np.sum(1 - inner)]])
     scale, outer = np.linalg.solve(a, [wanted, len(r)])
     if outer < 0:  # nothing would be left outside

@@ -8,24 +8,30 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.spatial import cKDTree
 
-from hpcdiff.cosmology import Background
+from hpcdiff.cosmology import G_MPC, Background
 from hpcdiff.simulate import profiles
 
 NEIGHBOURS = 32
 """The density about a particle is that within the distance to this neighbour."""
 DENSEST = 1000.0
 """A halo has a particle at least this many times denser than the mean."""
+NEAREST = 0.02
+"""Least distance (Mpc) in the sum of the binding energy: it is well within any softening."""
 
 
 @dataclass(frozen=True)
 class Halo:
-    """A sphere about the most bound particle; lengths comoving Mpc, masses Msun."""
+    """Spheres about the most bound particle; lengths comoving Mpc, masses Msun."""
 
     centre: np.ndarray
     mass_200m: float
     radius_200m: float
     mass_500c: float
     radius_500c: float
+    mass_200c: float
+    radius_200c: float
+    depth: float
+    """Mean over the mass within R200c of G M(r)/r, (km/s)^2: the binding energy per mass."""
 
 
 class Matter:
@@ -72,8 +78,12 @@ class Matter:
             if not len(index):
                 break
             centre = self.x[index[np.argmin(self.phi[index])]]
-        m200, r200 = self.sphere(centre, 200 * b.rho_mean())
-        return Halo(centre, m200, r200, *self.sphere(centre, 500 * b.rho_crit()))
+        spheres = [self.sphere(centre, rho) for rho in (200 * b.rho_mean(), 500 * b.rho_crit(), 200 * b.rho_crit())]
+        index, r = self.about(centre, spheres[2][1])
+        m = self.mass[index]
+        within = np.cumsum(m) - 0.5 * m
+        depth = G_MPC * float(np.sum(m * within / np.maximum(r, NEAREST)) / max(m.sum(), 1.0))
+        return Halo(centre, *(value for sphere in spheres for value in sphere), depth)
 
     def halos(self, least: float) -> list[Halo]:
         """All halos with M200m of at least `least` Msun that are not inside a larger one, by falling mass."""

@@ -57,19 +57,18 @@ class Mesh:
 
 
 @compiled
-def _cloud(x, i):
-    """Weights of the mesh points i-1, i, i+1 for a triangular cloud at x (in cells)."""
+def _cloud(x):
+    """Of a triangular cloud at x (in cells): its nearest mesh point, and the weights of the points before it, there and after it."""
+    i = int(x + 0.5)
     d = x - i
-    return 0.5 * (0.5 - d) ** 2, 0.75 - d * d, 0.5 * (0.5 + d) ** 2
+    return i, (0.5 * (0.5 - d) ** 2, 0.75 - d * d, 0.5 * (0.5 + d) ** 2)
 
 
 @compiled
 def _deposit(x, mass, side, mesh):
     n = mesh.shape[0]
     for p in range(len(x)):
-        s, t, u = x[p, 0] * n / side, x[p, 1] * n / side, x[p, 2] * n / side
-        i, j, k = int(s + 0.5), int(t + 0.5), int(u + 0.5)
-        wx, wy, wz = _cloud(s, i), _cloud(t, j), _cloud(u, k)
+        (i, wx), (j, wy), (k, wz) = _cloud(x[p, 0] * n / side), _cloud(x[p, 1] * n / side), _cloud(x[p, 2] * n / side)
         for a in range(3):
             for b in range(3):
                 w = mass[p] * wx[a] * wy[b]
@@ -81,13 +80,10 @@ def _deposit(x, mass, side, mesh):
 def _interpolate(mesh, x, side, out):
     n = mesh.shape[0]
     for p in range(len(x)):
-        s, t, u = x[p, 0] * n / side, x[p, 1] * n / side, x[p, 2] * n / side
-        i, j, k = int(s + 0.5), int(t + 0.5), int(u + 0.5)
-        wx, wy, wz = _cloud(s, i), _cloud(t, j), _cloud(u, k)
+        (i, wx), (j, wy), (k, wz) = _cloud(x[p, 0] * n / side), _cloud(x[p, 1] * n / side), _cloud(x[p, 2] * n / side)
         total = 0.0
         for a in range(3):
             for b in range(3):
-                w = wx[a] * wy[b]
                 for c in range(3):
-                    total += w * wz[c] * mesh[(i + a - 1) % n, (j + b - 1) % n, (k + c - 1) % n]
+                    total += wx[a] * wy[b] * wz[c] * mesh[(i + a - 1) % n, (j + b - 1) % n, (k + c - 1) % n]
         out[p] = total

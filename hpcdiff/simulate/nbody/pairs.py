@@ -65,25 +65,22 @@ class Pairs:
         columns = [np.ascontiguousarray(x[order, a], np.float32) for a in range(3)]
         return order, first, *columns, mass[order].astype(np.float32)
 
-    def forces(self, x: np.ndarray, mass: np.ndarray) -> np.ndarray:
-        """Sum over j of m_j times the short-range pull towards j, float64 (n, 3); x (n, 3) within the box, Mpc."""
+    def _sum(self, over, x: np.ndarray, mass: np.ndarray, coefficients: np.ndarray, columns: int) -> np.ndarray:
         order, *rest = self._sorted(x, mass)
-        out = np.empty((len(x), 3))
-        scale = np.float32(1 / (2 * self.split) ** 3)
-        _forces(*rest, self.n, self.side, self.reach, self.softening, _FORCE * scale, out)
-        back = np.empty_like(out)
+        out, back = np.empty((len(x), columns)), np.empty((len(x), columns))
+        over(*rest, self.n, self.side, self.reach, self.softening, tuple(coefficients), out)
         back[order] = out
         return back
 
+    def forces(self, x: np.ndarray, mass: np.ndarray) -> np.ndarray:
+        """Sum over j of m_j times the short-range pull towards j, float64 (n, 3); x (n, 3) within the box, Mpc."""
+        return self._sum(_forces, x, mass, _FORCE * np.float32(1 / (2 * self.split) ** 3), 3)
+
     def potential(self, x: np.ndarray, mass: np.ndarray) -> np.ndarray:
         """Sum over j, not i itself, of m_j times the short-range potential, float64 (n,)."""
-        order, *rest = self._sorted(x, mass)
-        out = np.empty(len(x))
-        _potential(*rest, self.n, self.side, self.reach, self.softening, _POTENTIAL * np.float32(1 / (2 * self.split)), out)
-        back = np.empty_like(out)
         own = 1 / self.softening - float(_long_potential(np.zeros(1))[0]) / (2 * self.split)
-        back[order] = out
-        return back + own * mass.astype(np.float32)
+        both = self._sum(_potential, x, mass, _POTENTIAL * np.float32(1 / (2 * self.split)), 1)[:, 0]
+        return both + own * mass.astype(np.float32)
 
 
 @compiled
@@ -117,18 +114,22 @@ def _slices(first, n, side, reach, c, starts, ends, shifts):
 
 
 @compiled(fastmath=True)
+def _smooth(t, p):
+    """The polynomial at t; p: its coefficients, a tuple."""
+    p0, p1, p2, p3, p4, p5, p6, p7, p8, p9 = p
+    return p0 + t * (p1 + t * (p2 + t * (p3 + t * (p4 + t * (p5 + t * (p6 + t * (p7 + t * (p8 + t * p9))))))))
+
+
+@compiled(fastmath=True)
 def _pull(x, y, z, m, px, py, pz, eps2, reach2, p):
     """Pull of the particles of one slice on the point (px, py, pz)."""
     ax = ay = az = np.float32(0)
     one, two = np.float32(1), np.float32(2) / reach2
-    p0, p1, p2, p3, p4, p5, p6, p7, p8, p9 = p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7], p[8], p[9]
     for j in range(len(x)):
         dx, dy, dz = x[j] - px, y[j] - py, z[j] - pz
         r2 = dx * dx + dy * dy + dz * dz
-        t = r2 * two - one
-        long = p0 + t * (p1 + t * (p2 + t * (p3 + t * (p4 + t * (p5 + t * (p6 + t * (p7 + t * (p8 + t * p9))))))))
         s = one / np.sqrt(r2 + eps2)
-        f = m[j] * (s * s * s - long)
+        f = m[j] * (s * s * s - _smooth(r2 * two - one, p))
         f = f if r2 < reach2 else np.float32(0)
         ax += f * dx
         ay += f * dy
@@ -141,49 +142,35 @@ def _depth(x, y, z, m, px, py, pz, eps2, reach2, p):
     """Potential of the particles of one slice at the point (px, py, pz), negative."""
     out = np.float32(0)
     one, two = np.float32(1), np.float32(2) / reach2
-    p0, p1, p2, p3, p4, p5, p6, p7, p8, p9 = p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7], p[8], p[9]
     for j in range(len(x)):
         dx, dy, dz = x[j] - px, y[j] - py, z[j] - pz
         r2 = dx * dx + dy * dy + dz * dz
-        t = r2 * two - one
-        long = p0 + t * (p1 + t * (p2 + t * (p3 + t * (p4 + t * (p5 + t * (p6 + t * (p7 + t * (p8 + t * p9))))))))
-        f = m[j] * (one / np.sqrt(r2 + eps2) - long)
+        f = m[j] * (one / np.sqrt(r2 + eps2) - _smooth(r2 * two - one, p))
         out -= f if r2 < reach2 else np.float32(0)
-    return out
+    return (out,)
 
 
-@compiled(parallel=True)
-def _forces(first, x, y, z, m, n, side, reach, softening, p, out):
-    eps2, reach2 = np.float32(softening**2), np.float32(reach**2)
-    for c in prange(n**3):
-        if first[c] == first[c + 1]:
-            continue
-        starts, ends, shifts = np.empty(200, np.int64), np.empty(200, np.int64), np.empty((200, 3), np.float32)
-        found = _slices(first, n, side, reach, c, starts, ends, shifts)
-        for i in range(first[c], first[c + 1]):
-            tx = ty = tz = 0.0
-            for s in range(found):
-                a, b = starts[s], ends[s]
-                px, py, pz = x[i] - shifts[s, 0], y[i] - shifts[s, 1], z[i] - shifts[s, 2]
-                fx, fy, fz = _pull(x[a:b], y[a:b], z[a:b], m[a:b], px, py, pz, eps2, reach2, p)
-                tx += fx
-                ty += fy
-                tz += fz
-            out[i, 0], out[i, 1], out[i, 2] = tx, ty, tz
+def _over_slices(of_slice):
+    """The compiled sum of what `of_slice` gives for each slice within reach of each particle, into the columns of `out`."""
+
+    @compiled(parallel=True)
+    def sums(first, x, y, z, m, n, side, reach, softening, p, out):
+        eps2, reach2 = np.float32(softening**2), np.float32(reach**2)
+        for c in prange(n**3):
+            if first[c] == first[c + 1]:
+                continue
+            starts, ends, shifts = np.empty(200, np.int64), np.empty(200, np.int64), np.empty((200, 3), np.float32)
+            found = _slices(first, n, side, reach, c, starts, ends, shifts)
+            for i in range(first[c], first[c + 1]):
+                out[i] = 0.0
+                for s in range(found):
+                    a, b = starts[s], ends[s]
+                    px, py, pz = x[i] - shifts[s, 0], y[i] - shifts[s, 1], z[i] - shifts[s, 2]
+                    one = of_slice(x[a:b], y[a:b], z[a:b], m[a:b], px, py, pz, eps2, reach2, p)
+                    for k in range(len(one)):
+                        out[i, k] += one[k]
+
+    return sums
 
 
-@compiled(parallel=True)
-def _potential(first, x, y, z, m, n, side, reach, softening, p, out):
-    eps2, reach2 = np.float32(softening**2), np.float32(reach**2)
-    for c in prange(n**3):
-        if first[c] == first[c + 1]:
-            continue
-        starts, ends, shifts = np.empty(200, np.int64), np.empty(200, np.int64), np.empty((200, 3), np.float32)
-        found = _slices(first, n, side, reach, c, starts, ends, shifts)
-        for i in range(first[c], first[c + 1]):
-            total = 0.0
-            for s in range(found):
-                a, b = starts[s], ends[s]
-                px, py, pz = x[i] - shifts[s, 0], y[i] - shifts[s, 1], z[i] - shifts[s, 2]
-                total += _depth(x[a:b], y[a:b], z[a:b], m[a:b], px, py, pz, eps2, reach2, p)
-            out[i] = total
+_forces, _potential = _over_slices(_pull), _over_slices(_depth)

@@ -10,6 +10,7 @@ from scipy import fft
 from hpcdiff.config import Config
 from hpcdiff.cosmology import Background
 from hpcdiff.errors import UserError
+from hpcdiff.simulate.nbody import gated
 
 PAPER_PARTICLE, PAPER_SOFTENING = 1.27e10, 0.044
 """Dark-matter particle (Msun) and softening (Mpc) of the paper; the softening of other particles goes with the cube root of their mass."""
@@ -41,7 +42,7 @@ class Plan:
     """The boxes of the run, one a cluster, or one box in all.
 
     Attributes:
-        background: the cosmology.
+        background: the cosmology. engine: what results call the engine, with what is known of its gates.
         boxes: how many; cell: side of each; n_side: boxes along the side of the snapshot; side: of the snapshot, comoving Mpc.
         lattice: particles of a type along the side of a box. mesh: cells of the gravity mesh along it. softening: comoving Mpc.
         m_dm, m_gas: particle masses, Msun.
@@ -69,6 +70,7 @@ class Plan:
             how = "take {:.3g} to {:.3g} Msun".format(*limits)
             raise UserError(f"a box of {self.cell:g} Mpc would have {self.lattice}^3 particles", where, how)
         self.m_dm, self.m_gas = (b.rho_mean(component=kind) * self.cell**3 / self.lattice**3 for kind in ("dm", "gas"))
+        self.engine = gated.engine(config, self.m_dm)
         low, high = simulate.mass_range
         if low * (1 - c.Ob0 / c.Om0) < LEAST_PARTICLES * self.m_dm:
             how = f"take at most {low * (1 - c.Ob0 / c.Om0) / LEAST_PARTICLES:.3g}"
@@ -136,4 +138,5 @@ class Plan:
             f"{self.boxes} chunk files, {self.n_total * BYTES_OF_CHUNK / 1e9:.3g} GB ({self.disk_bytes() / 1e9:.3g} GB while at work)",
             f"about {self.core_hours() * 60 / self.boxes:.2g} core minutes a box, {self.core_hours():.2g} core hours in all",
             f"memory {self.memory_bytes() / 1e9:.2g} GB a rank",
+            f"engine: {self.engine}; docs/simulation.md says what may be claimed with it",
         ]

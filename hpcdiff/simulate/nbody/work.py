@@ -15,13 +15,14 @@ import numpy as np
 from hpcdiff import checked, files
 from hpcdiff.config import Config
 from hpcdiff.errors import Stopped, UserError
-from hpcdiff.launch import provenance
 from hpcdiff.simulate import chunks
 from hpcdiff.simulate.chunks import Folder
-from hpcdiff.simulate.nbody.box import ENGINE, START, run_box
-from hpcdiff.simulate.nbody.evolve import DAMAGED, State
+from hpcdiff.simulate.nbody.box import run_box
+from hpcdiff.simulate.nbody.evolve import State
+from hpcdiff.simulate.nbody.peak import START
 from hpcdiff.simulate.nbody.plan import Plan
-from hpcdiff.world import World, ranks_per_node, threads_per_rank
+from hpcdiff.simulate.work import already, opened
+from hpcdiff.world import World, threads_per_rank
 
 
 def simulate_boxes(config: Config, world: World) -> str:
@@ -31,21 +32,11 @@ def simulate_boxes(config: Config, world: World) -> str:
         UserError: a config that cannot be, too little disk or memory, or a rerun with another config.
         Stopped: a signal came; what is finished is kept, and the state of the unfinished boxes.
     """
-    from hpcdiff.simulate.work import finished, prepare
-
     plan, folder = Plan(config), Folder(config.dir)
-    done, here, threads = False, ranks_per_node(world), threads_per_rank(world)
-    with world.together():
-        if world.main:
-            done = finished(config, plan, folder)
-            if not done:
-                prepare(config, plan, folder, here)
-    if world.broadcast(done):
-        return f"done already: {folder.snapshot} and {folder.halos}"
-    told = world.broadcast(provenance(world, engine=ENGINE))
-    for line in plan.lines():
-        world.print(f"hpcdiff simulate: {line}")
-    folder.chunks = Path(world.broadcast(str(folder.chunks)))
+    threads = threads_per_rank(world)
+    told = opened(config, plan, folder, world, plan.engine)
+    if told is None:
+        return already(folder)
     with world.together():  # what an earlier run has left is taken up only if it is whole
         bad = [str(path) for box in plan.blocks[world.rank :: world.size] for path in _damaged(folder, box)]
     for path in sorted(path for part in world.allgather(bad) for path in part):
@@ -79,7 +70,7 @@ def _read_rows(path: Path) -> dict[str, np.ndarray] | None:
     try:
         with np.load(path) as f:
             return {name: f[name] for name in f}
-    except DAMAGED:
+    except checked.DAMAGED:
         return None
 
 
@@ -144,5 +135,5 @@ def _finish(plan: Plan, folder: Folder, told: str) -> str:
     masses = columns["mass_200m"]
     return (
         f"{n} halos of {masses.min():.3g} to {masses.max():.3g} Msun, {plan.n_total} particles of each type in "
-        f"{plan.boxes} chunks ({ENGINE}): {folder.snapshot}, {folder.halos}"
+        f"{plan.boxes} chunks, engine {plan.engine}: {folder.snapshot}, {folder.halos}"
     )

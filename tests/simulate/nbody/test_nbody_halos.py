@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hpcdiff.cosmology import Background
+from hpcdiff.cosmology import G_MPC, Background
 from hpcdiff.simulate import profiles
 from hpcdiff.simulate.nbody.halos import Matter, formation
 
@@ -44,6 +44,12 @@ def test_halos_are_found_with_their_masses(matter):
     m500, r500 = profiles.critical(6e13, float(B.radius(6e13)), 9, 500, B)
     assert (second.mass_500c, second.radius_500c) == (pytest.approx(m500, rel=0.06), pytest.approx(r500, rel=0.02))
     assert len(matter.halos(1e14)) == 1
+    m200, r200 = profiles.critical(6e13, float(B.radius(6e13)), 9, 200, B)
+    assert (second.mass_200c, second.radius_200c) == (pytest.approx(m200, rel=0.05), pytest.approx(r200, rel=0.02))
+    x = np.linspace(1e-3, r200 / second.radius_200m, 4000)  # the binding energy of an NFW halo within R200c
+    within = 6e13 * profiles.nfw_mass(9 * x) / profiles.nfw_mass(9)
+    expected = G_MPC * np.average(within / (x * second.radius_200m), weights=np.gradient(within))
+    assert second.depth == pytest.approx(expected, rel=0.05)
 
 
 def test_concentration_is_that_of_the_profile(matter):

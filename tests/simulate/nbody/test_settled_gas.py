@@ -1,8 +1,7 @@
-"""The gas rule on a halo whose potential and velocities are known: an NFW halo with isotropic velocities."""
+"""The gas rule on a halo whose potential is known: an NFW halo."""
 
 import numpy as np
 import pytest
-from scipy.integrate import quad
 
 from hpcdiff.cosmology import G_MPC, Background
 from hpcdiff.simulate import profiles
@@ -11,42 +10,46 @@ from hpcdiff.simulate.nbody.halos import Halo
 
 SIDE, B, MASS, C = 40.0, Background(), 6e14, 6.5
 R = float(B.radius(MASS))
+SOFTENING = 0.088
+"""Mpc: of the laptop's particles, for which the rule was calibrated."""
 CENTRE = np.array([39.5, 20.0, 1.0])
 M500, R500 = profiles.critical(MASS, R, C, 500, B)
+M200, R200 = profiles.critical(MASS, R, C, 200, B)
+
+
+def enclosed(x):
+    """Mass within x = r/R200m over M200m."""
+    return profiles.nfw_mass(C * x) / profiles.nfw_mass(C)
 
 
 def halo():
-    """Gas that follows the matter out to 3 R200m: positions, velocities, potential, number density, particle mass."""
+    """The halo, and gas that follows the matter out to 3 R200m: positions, potential, number density, particle mass, r/R200m."""
     rng, n = np.random.default_rng(1), 60_000
     x = np.geomspace(2e-3, 3, 600)
-    within = profiles.nfw_mass(C * x) / profiles.nfw_mass(C)
     r = profiles.Radial(x, profiles.nfw_density(C * x)).draw(rng, n)
     u = rng.normal(size=(n, 3))
     u /= np.linalg.norm(u, axis=1, keepdims=True)
     v2 = G_MPC * MASS / R
-    edges = np.geomspace(2e-3, 3, 60)
-    # isotropic Jeans equation: rho sigma^2 = integral of rho G M / r^2
-    pressure = [
-        quad(lambda y: profiles.nfw_density(C * y) * profiles.nfw_mass(C * y) / profiles.nfw_mass(C) / y**2, e, 30)[0] for e in edges
-    ]
-    sigma = np.sqrt(v2 * np.interp(r, edges, np.array(pressure) / profiles.nfw_density(C * edges)))
-    phi = -v2 * np.log1p(C * r) / r / profiles.nfw_mass(C)
-    particle = B.Ob0 / B.Om0 * MASS * within[-1] / n
+    inside = np.linspace(1e-3, R200 / R, 4000)
+    depth = v2 * np.average(enclosed(inside) / inside, weights=np.gradient(enclosed(inside)))
+    soft = np.hypot(r, SOFTENING / R)
+    phi = -v2 * np.log1p(C * soft) / soft / profiles.nfw_mass(C)
+    particle = B.Ob0 / B.Om0 * MASS * enclosed(3.0) / n
     number = n * C**3 * profiles.nfw_density(C * r) / (4 * np.pi * R**3 * profiles.nfw_mass(C * 3))
-    v = sigma[:, None] * rng.normal(size=(n, 3)) - 70 * R * r[:, None] * u + [300, -500, 0]
-    return (CENTRE + R * r[:, None] * u) % SIDE, v, phi, number, particle, r
+    spheres = Halo(CENTRE, MASS, R, M500, R500, M200, R200, depth)
+    return spheres, (CENTRE + R * r[:, None] * u) % SIDE, phi, number, particle, r
 
 
 @pytest.fixture(scope="module")
 def settled():
-    x, v, phi, number, particle, r = halo()
-    return gas.settle([(Halo(CENTRE, MASS, R, M500, R500), 0.64)], x, v, phi, number, particle, SIDE, B), number, particle, r
+    spheres, x, phi, number, particle, r = halo()
+    return gas.settle([(spheres, 0.64)], x, phi, number, particle, SIDE, B), number, particle, r
 
 
 def test_mass_is_kept_and_the_halo_has_its_gas(settled):
     out, number, particle, r = settled
     assert out.mass.sum() == pytest.approx(len(r) * particle, rel=1e-9)
-    assert out.mass[r < 1].sum() == pytest.approx(gas.gas_fraction(MASS) * B.Ob0 / B.Om0 * MASS, rel=1e-6)
+    assert out.mass[r * R < R200].sum() == pytest.approx(gas.gas_fraction(MASS) * B.Ob0 / B.Om0 * M200, rel=1e-6)
     assert (out.mass > 0).all() and out.mass[r > gas.REACH] == pytest.approx(particle, rel=1e-9)
     assert out.density == pytest.approx(out.mass * number)
 
@@ -55,12 +58,12 @@ def test_mass_is_kept_and_the_halo_has_its_gas(settled):
 def test_small_halos_between_others_have_no_negative_gas(monkeypatch, room):
     """Little gas belongs to the halo, and little room is around it: what it lacks lies elsewhere, and the mass is kept."""
     monkeypatch.setattr(gas, "gas_fraction", lambda mass: 0.06)
-    x, v, phi, number, particle, r = halo()
+    spheres, x, phi, number, particle, r = halo()
     there = (r < room) | (r > gas.REACH)
-    out = gas.settle([(Halo(CENTRE, MASS, R, M500, R500), 0.64)], *(k[there] for k in (x, v, phi, number)), particle, SIDE, B)
+    out = gas.settle([(spheres, 0.64)], *(k[there] for k in (x, phi, number)), particle, SIDE, B)
     assert (out.mass >= 0).all() and np.isfinite(out.energy).all() and (out.energy > 0).all()
     assert out.mass.sum() == pytest.approx(np.sum(there) * particle, rel=1e-9)
-    assert out.mass[r[there] < 1].sum() == pytest.approx(0.06 * B.Ob0 / B.Om0 * MASS, rel=1e-6)
+    assert out.mass[r[there] * R < R200].sum() == pytest.approx(0.06 * B.Ob0 / B.Om0 * M200, rel=1e-6)
     assert out.mass.max() < 6 * particle
 
 
@@ -71,25 +74,24 @@ def test_pressure_is_near_the_debiased_profile(settled):
     for low, high in ((0.1, 0.2), (0.2, 0.35), (0.35, 0.5), (0.5, 0.7), (0.7, 1.0)):  # of R200c
         shell = (r * R > low * 1.5 * R500) & (r * R < high * 1.5 * R500)
         ratios.append(np.median(pressure[shell] / profiles.debiased_pressure(r[shell] * R / R500)))
-    assert np.all(np.abs(np.array(ratios) - 1) < 0.2), ratios
+    assert np.all(np.abs(np.array(ratios[1:]) - 1) < 0.2), ratios
+    assert 1 < ratios[0] < 1.45  # this halo has no core; those that are evolved have one
 
 
-def test_gas_is_in_equilibrium_and_has_the_energy_of_the_run(monkeypatch):
-    """Without turbulence: dP/dr = -rho dphi/dr, and the thermal energy is what the particles' motions had."""
+def test_gas_is_in_equilibrium_and_has_the_energy_of_the_binding(monkeypatch):
+    """Without turbulence: dP/dr = -rho dphi/dr, and the thermal energy within R200c goes with the binding energy there."""
     monkeypatch.setattr(gas.profiles, "nonthermal", lambda x, turbulence: 0 * x)
-    x, v, phi, number, particle, r = halo()
-    out = gas.settle([(Halo(CENTRE, MASS, R, M500, R500), 0.64)], x, v, phi, number, particle, SIDE, B)
+    spheres, x, phi, number, particle, r = halo()
+    out = gas.settle([(spheres, 0.64)], x, phi, number, particle, SIDE, B)
     pressure, order = out.density * out.energy * 2 / 3, np.argsort(r)
     order = order[(r[order] > 0.05) & (r[order] < 0.7)][::50]
     work = -np.cumsum(0.5 * (out.density[order][1:] + out.density[order][:-1]) * np.diff(phi[order]))
     assert pressure[order][1:] - pressure[order][0] == pytest.approx(work, rel=0.05, abs=0.01 * pressure[order][0])
-    inside = r < 1
-    d = (x - CENTRE + SIDE / 2) % SIDE - SIDE / 2
-    motion = 0.5 * np.mean(np.sum((v - [300, -500, 0] + 70 * d)[inside] ** 2, axis=1))
-    gas_mass = (out.energy ** (1 / (gas.POLYTROPE - 1)) / number)[inside]  # of the polytrope, before it is blended with what is outside
-    assert np.average(out.energy[inside], weights=gas_mass) == pytest.approx(gas.RETAINED * motion, rel=0.005)
+    inside = r * R < R200
+    rule = (out.energy ** (1 / (gas.POLYTROPE - 1)) / number)[inside]  # of the polytrope, before it is blended with what is outside
+    assert np.average(out.energy[inside], weights=rule) == pytest.approx(gas.VIRIAL * 0.5 * spheres.depth, rel=0.005)
 
 
 def test_late_halos_are_more_turbulent_and_light_ones_have_less_gas():
     assert gas.turbulence(0.8) > 1.15 * gas.turbulence(0.64) > 1.3 * gas.turbulence(0.5)
-    assert 0.85 < gas.gas_fraction(1e15) < 0.92 and 0.2 < gas.gas_fraction(1e13) < 0.4
+    assert 0.85 < gas.gas_fraction(1e15) < 0.94 and 0.2 < gas.gas_fraction(1e13) < 0.4

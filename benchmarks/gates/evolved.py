@@ -1,0 +1,140 @@
+"""The gates of the N-body engine: clusters in two runs, lighter ones in smaller boxes, and one periodic box with its halos."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from gates import abundance, clusters, convergence, dynamics, figure, halos, inference, stripped
+from gates.table import Table
+from hpcdiff.config import read_config
+from hpcdiff.cosmology import Background
+from hpcdiff.maps import deal
+from hpcdiff.sections import Split
+from hpcdiff.simulate.nbody.plan import PAPER_PARTICLE, PAPER_SOFTENING, Plan
+
+CONFIG = Path(__file__).resolve().parents[2] / "configs" / "nbody.yaml"
+PARTS = (("lighter", 1.5e14, 4.2e14, 31.5, 4 / 7), ("heavier", 4.2e14, 1.2e15, 42.8, 3 / 7))
+"""Name, lowest and highest target mass (Msun), side of the boxes (Mpc), share of the clusters."""
+PARTICLE = 1.01e11
+"""Dark-matter particle of the clusters, Msun: the preset's."""
+BOX, BOX_PARTICLE, BOX_HALOS = 120.0, 5.42e11, 7e13
+"""Side (Mpc), dark-matter particle and least halo (Msun) of the one periodic box: 48^3 particles of a type, halos of 110 of them or more."""
+FITTED = 3.0
+"""Concentrations and densities are measured beyond this many softenings."""
+RELAXED = 0.07
+"""Largest distance of the most bound particle from the centre of mass, over R200m, of a halo that is called relaxed (Neto et al. 2007)."""
+FOLDS = 7
+"""A halo's maps are inferred with a filter of the halos of the other folds."""
+
+
+def overrides(count: int, seed: int) -> list[tuple[str, list[str]]]:
+    """Name and config of each run of the clusters."""
+    runs = []
+    for i, (name, low, high, cell, share) in enumerate(PARTS):
+        n = round(share * count)
+        parts = {"train": 0.6, "val": 0.2, "test": 0.2}
+        split = next(s for s in range(1000) if len(set(deal(np.arange(n), Split(**parts, seed=s)))) == 3)
+        more = [f"run.seed={seed + i}", f"simulate.clusters={n}", f"simulate.mass_range=[{low}, {high}]", f"simulate.cell={cell}"]
+        runs.append(
+            (name, [*more, f"simulate.particle_mass={PARTICLE}", f"project.split={{train: 0.6, val: 0.2, test: 0.2, seed: {split}}}"])
+        )
+    return runs
+
+
+def measured(folders: list[Path]) -> tuple[dict[str, np.ndarray], list[halos.Snapshot]]:
+    """Numbers of every halo of all runs."""
+    softening = PAPER_SOFTENING * np.cbrt(PARTICLE / PAPER_PARTICLE)
+    snapshots = [halos.Snapshot(folder, FITTED * softening) for folder in folders]
+    parts = [{**halos.measure(s), **{k: s.halos[k] for k in ("target_mass", "formation_scale_factor", "steps")}} for s in snapshots]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, snapshots
+
+
+def gates(table: Table, of: dict[str, np.ndarray], background: Background) -> None:
+    """The rows of the table that only evolved clusters have."""
+    ratio = of["mass"] / of["target_mass"]
+    table.median("masses", "M200m over its target", ratio, 0.9, 1.1)
+    table.gate("masses", "M200m over its target, scatter (ln)", np.log(ratio).std(), 0, 0.1)
+    table.gate("masses", "flatness in log M: largest distance of the distributions", flatness(of["mass"]), 0, 1.36 / np.sqrt(len(ratio)))
+    relaxed, c = of["off_centre"] < RELAXED, clusters.concentrations(of, background)
+    table.median("c(M)", f"c200m, dark matter, over Diemer & Joyce 2019, relaxed ({relaxed.sum()})", c[relaxed], 0.9, 1.1)
+
+
+def flatness(mass: np.ndarray) -> float:
+    """Largest distance between the distribution of the masses and one flat in log M between the lowest and the highest target (Kolmogorov, Smirnov)."""
+    low, high = PARTS[0][1], PARTS[-1][2]
+    n, place = len(mass), np.log(np.sort(mass) / low) / np.log(high / low)
+    return float(np.maximum(np.abs(place - np.arange(n) / n), np.abs(place - (np.arange(n) + 1) / n)).max())
+
+
+def gravity_gates(table: Table) -> dict[str, list[float]]:
+    """Momentum, energy, and what steps and softening do to the power spectrum of a light cluster's box."""
+    energy, momentum = dynamics.conserved()
+    table.gate("energy and momentum", "cosmic energy equation, error over the potential energy", energy, 0, 0.01)
+    table.gate("energy and momentum", "sum of the momenta over the sum of their sizes", momentum, 0, 1e-4)
+    found = convergence.changes(Plan(read_config(CONFIG, overrides(14, 11)[0][1])), 0)
+    for what, ratio in found.items():
+        for low, high in ((0, 3), (3, 5)):
+            k = f"{convergence.BANDS[low]:g}-{convergence.BANDS[high]:g} h/Mpc"
+            worst = np.abs(ratio[low:high] - 1).max()
+            table.gate("P(k)", f"P(k) over that with half of the {what}, worst of the bands of {k}: difference", worst, 0, 0.05)
+    return {what: ratio.round(4).tolist() for what, ratio in found.items()}
+
+
+def inference_gates(table: Table, paths: list[Path], bare: list[Path]) -> dict:
+    """What a linear filter makes of the maps, and of maps whose gas has no clumps."""
+    found = {
+        "as it is": inference.coherence(paths, folds=FOLDS),
+        "other halos' inputs": inference.coherence(paths, shuffled=True, folds=FOLDS),
+        "gas without clumps": inference.coherence(bare, folds=FOLDS),
+    }
+    inference.gates(table, *found.values())
+    return found
+
+
+def box_gates(table: Table, folder: Path) -> list[dict]:
+    """The mass function of the one periodic box."""
+    snapshot = halos.Snapshot(folder)
+    edges = np.array([BOX_HALOS, 1.2e14, 2.2e14, 1e16])
+    found, expected = abundance.counts(snapshot.halos["mass_200m"], snapshot.background, edges, BOX)
+    rows = []
+    for low, high, n, m in zip(edges[:-1], edges[1:], found, expected, strict=True):
+        noise = 0.05 + 2 / np.sqrt(m)
+        name = f"{low:.2g}-{high:.2g}" if high < 1e16 else f"above {low:.2g}"
+        what = f"halos over Tinker et al. 2008, M200m {name} ({n} halos; 5 % and twice the noise)"
+        table.gate("mass function", what, n / m, 1 - noise, 1 + noise, 1 / np.sqrt(m))
+        rows.append({"from": low, "to": high, "halos": int(n), "expected": float(m)})
+    return rows
+
+
+def run(options, make: Callable) -> tuple[dict, Callable]:
+    """Simulate, project and measure.
+
+    Args:
+        options: of the command. make: runs stages in a folder, returns their seconds.
+    Returns:
+        what goes into the JSON file, and what draws the figure at a path.
+    """
+    table, seconds, folder = Table(), {}, options.folder
+    runs = overrides(options.clusters, 11)
+    for name, more in runs:
+        seconds[name] = make(folder / name, CONFIG, more, ("simulate", "project"))
+    of, snapshots = measured([folder / name for name, _ in runs])
+    background = snapshots[0].background
+    gates(table, of, background)
+    clusters.gates(table, of, background)
+    for name, more in runs:
+        stripped.strip(folder / name, folder / f"{name}, no clumps")
+        make(folder / f"{name}, no clumps", CONFIG, more, ("project",))
+    maps = [[folder / f"{name}{which}" / "maps.h5" for name, _ in runs] for which in ("", ", no clumps")]
+    content = {"coherence": inference_gates(table, *maps), "power": gravity_gates(table)}
+    if options.box:
+        more = [f"simulate.box={BOX}", f"simulate.particle_mass={BOX_PARTICLE}", f"simulate.mass_range=[{BOX_HALOS}, 1e16]", "run.seed=13"]
+        seconds["box"] = make(folder / "box", CONFIG, more, ("simulate",))
+        content["mass_function"] = box_gates(table, folder / "box")
+    keep = ("mass", "target_mass", "c", "formation_scale_factor", "off_centre", "pressure", "f_gas", "roundness", "steps")
+    content |= {"seconds": seconds, "gates": table.rows, "halos": {k: of[k].round(4).tolist() for k in keep}}
+    late = -np.log10(of["formation_scale_factor"] / 0.64) / 0.09
+    return content, lambda path: figure.draw(of, late, background, path)

@@ -1,0 +1,104 @@
+"""The start of a box, and the size of the peak that makes a cluster of a given mass.
+
+A sphere of linear overdensity 1.686 holds about the mass that falls together, but how much is within R200m today depends on what is around it:
+half of it where two halos are still apart, more where a dense region goes on outside. So a box is first evolved coarsely, a few
+times, and the sphere made larger or smaller until the coarse cluster has the mass that is wanted. The waves stay the same.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from hpcdiff.simulate.nbody.evolve import State, evolve
+from hpcdiff.simulate.nbody.gravity import Gravity
+from hpcdiff.simulate.nbody.halos import Halo, Matter, wrapped
+from hpcdiff.simulate.nbody.initial import Waves, displaced, power, white, with_peak
+from hpcdiff.simulate.nbody.plan import MESH, YIELD, Plan
+
+START = 0.04
+"""Scale factor of the initial conditions."""
+COLLAPSE = 1.686
+"""Linear overdensity today of the sphere that a cluster is made from."""
+WIDEST = 0.5
+"""Largest radius of that sphere over the side of the box."""
+PILOT_PARTICLES = 150
+"""Dark-matter particles of a coarse cluster, at least."""
+PILOT_LATTICE = 16
+"""Particles of a type along the side of a coarse box, at least."""
+PILOT_STEP, PILOT_ACCURACY = 0.04, 1.0
+"""Longest step of a coarse box in ln a, and its accuracy."""
+TRIES = 5
+"""Coarse boxes at most."""
+CLOSE = 0.05
+"""A coarse cluster whose mass is within this of the wanted one, in ln, is taken."""
+
+
+def start(plan: Plan, box: int, sphere: float, lattice: int) -> State:
+    """A box at `START`: dark matter on a lattice, gas on the one between, both moved by the same waves.
+
+    Args:
+        sphere: mass of the overdense sphere at the box's centre, Msun; of no account in the one box.
+        lattice: particles of a type along a side.
+    """
+    waves, b = Waves(plan.cell, lattice), plan.background
+    spectrum = power(b, waves)
+    modes = white(waves, plan.seed_of(box)) * np.sqrt(spectrum)
+    if not plan.single:
+        radius = float(np.cbrt(3 * sphere / (4 * np.pi * b.rho_mean())))
+        modes = with_peak(waves, modes, spectrum, radius, COLLAPSE)
+    both = [displaced(waves, modes, b.Om0, START, offset) for offset in (0.0, 0.5)]
+    return State(START, *(np.concatenate([kind[i] for kind in both]) for i in range(2)))
+
+
+def central(halos: list[Halo], side: float) -> int:
+    """Which of a box's halos, sorted by falling mass, is the cluster: the heaviest near the peak."""
+    near = [i for i, h in enumerate(halos) if np.linalg.norm(wrapped(h.centre - side / 2, side)) < 0.3 * side]
+    return (near or [0])[0]
+
+
+def pilot_lattice(plan: Plan, box: int) -> int:
+    """Particles of a type along the side of a coarse box."""
+    b = plan.background
+    particle = b.rho_mean(component="dm") / b.rho_mean() * plan.mass[box] / PILOT_PARTICLES
+    n = 2 * math.ceil(np.cbrt(b.rho_mean(component="dm") * plan.cell**3 / particle) / 2)
+    return min(max(n, PILOT_LATTICE), plan.lattice)
+
+
+def coarse_mass(plan: Plan, box: int, sphere: float, threads: int, lattice: int | None = None) -> float:
+    """M200m (Msun) of the cluster that a sphere of this mass (Msun) makes in a coarsely evolved box; 0 if there is none."""
+    b, n = plan.background, lattice or pilot_lattice(plan, box)
+    softening = plan.cell / n / 16
+    gravity = Gravity(plan.cell, MESH * n, softening, b.Om0, threads)
+    mass = np.repeat([plan.m_dm, plan.m_gas], n**3) * (plan.lattice / n) ** 3
+    state = evolve(start(plan, box, sphere, n), mass, gravity, b.Om0, softening, PILOT_ACCURACY, longest=PILOT_STEP)
+    halos = Matter(state.x, mass, gravity.potential(state.x, mass), plan.cell, b, threads).halos(0.1 * plan.mass[box])
+    return halos[central(halos, plan.cell)].mass_200m if halos else 0.0
+
+
+def sphere_of(plan: Plan, box: int, threads: int) -> float:
+    """Mass of the sphere, Msun, whose coarse cluster is nearest to the box's target; what it makes in the end is near to it (docs/simulation.md)."""
+    target = float(plan.mass[box])
+    largest = 4 * np.pi / 3 * (WIDEST * plan.cell) ** 3 * plan.background.rho_mean()
+    ln = math.log(target / YIELD)
+    tried: list[tuple[float, float]] = []  # ln sphere, ln of the coarse mass over the target
+    while len(tried) < TRIES:
+        found = coarse_mass(plan, box, math.exp(ln), threads)
+        tried.append((ln, math.log(max(found, 1e-3 * target) / target)))
+        if abs(tried[-1][1]) < CLOSE:
+            break
+        ln = _next(tried, math.log(largest))
+    return math.exp(min(tried, key=lambda t: abs(t[1]))[0])
+
+
+def _next(tried: list[tuple[float, float]], largest: float) -> float:
+    """The sphere to try: between one that was too small and one too large, else as if the mass went with it."""
+    low = [t for t in tried if t[1] < 0]
+    high = [t for t in tried if t[1] >= 0]
+    below, above = max(low, default=None), min(high, default=None)
+    if below and above and below[0] < above[0]:
+        share = -below[1] / (above[1] - below[1])
+        return below[0] + min(max(share, 0.2), 0.8) * (above[0] - below[0])
+    ln, off = min(tried, key=lambda t: abs(t[1]))
+    return min(ln - min(max(off, -0.5), 0.5), largest)

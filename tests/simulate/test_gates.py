@@ -1,0 +1,65 @@
+"""The arithmetic of the gates, on what is known."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+
+from gates import abundance, convergence, evolved, projected
+from gates.table import Table, cells, failing, markdown
+
+from hpcdiff.cosmology import Background
+from hpcdiff.simulate import profiles
+
+B = Background()
+
+
+def test_power_is_what_pairs_have():
+    """Points at random have none beside their shot noise; where each stands twice, there is the noise of half as many points, twice that taken off."""
+    rng, n, side = np.random.default_rng(1), 40_000, 20.0
+    x = rng.uniform(0, side, (n, 3))
+    noise = side**3 / n
+    assert np.abs(convergence.power(x, side, 0.7)).max() < 0.25 * noise
+    assert convergence.power(np.repeat(x[: n // 2], 2, axis=0), side, 0.7)[2:] == pytest.approx(noise, rel=0.05)
+
+
+def test_projected_density_is_the_halos_own_inside_and_clustered_outside():
+    mass, c, half = 1e15, 6.0, 6.4
+    radius = float(B.radius(mass))
+    edges = np.array([0.2, 0.35, 0.5, 1.9, 2.0]) * radius
+    found = projected.expected(mass, c, edges, half, B)
+    r, z = np.sqrt(edges[1:] * edges[:-1]), np.linspace(0, half, 4000)
+    nfw = profiles.nfw_density(c / radius * np.hypot(r[:, None], z)) * c**3 / (4 * np.pi * radius**3 * profiles.nfw_mass(c)) * mass
+    column = 2 * np.trapezoid(nfw, z, axis=1)
+    mean = 2 * half * B.rho_mean()
+    assert found[:2] == pytest.approx(column[:2] + mean, rel=0.07)
+    assert 1.5 * mean < found[-1] < 10 * mean
+
+
+def test_halos_are_counted_as_tinker_says():
+    """About 2e-5 halos above 1e14 Msun/h a (Mpc/h)^3 in this cosmology; as many more as the volume is larger."""
+    edges = np.array([1e14 / 0.7, 1e16])
+    found, expected = abundance.counts(np.array([1e14, 2e14, 3e15]), B, edges, 100 / 0.7)
+    assert found[0] == 2 and 10 < expected[0] < 40
+    assert abundance.expected(B, edges, 8.0)[0] == pytest.approx(8 * abundance.expected(B, edges, 1.0)[0])
+
+
+def test_flatness_is_the_largest_distance_of_the_distributions():
+    low, high = evolved.PARTS[0][1], evolved.PARTS[-1][2]
+    even = low * (high / low) ** ((np.arange(10) + 0.5) / 10)
+    assert evolved.flatness(even) == pytest.approx(0.05)
+    assert evolved.flatness(np.full(10, low)) == pytest.approx(1)
+
+
+def test_the_table_says_what_does_not_hold():
+    table = Table()
+    table.median("one", "a", np.array([1.0, 1.1, 0.9]), 0.95, 1.05)
+    table.median("one", "nothing there", np.array([]), 0, 1)
+    table.gate("two", "b", 1.2, 0.9, 1.1)
+    table.gate("three", "c", float("nan"), 0.9, 1.1)
+    assert failing(table.rows) == ["three", "two"] and len(table.rows) == 3
+    assert cells(table.rows)[0] == ["a", "1", "0.049", "0.95", "1.05", "yes"] and cells(table.rows)[1][-1] == "NO"
+    assert markdown({"gates": table.rows}).splitlines()[3] == "| b | 1.2 |  | 0.9 | 1.1 | NO |"
