@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Iterator
 
 import yaml
 
@@ -80,3 +82,15 @@ def _refuse_large(tree: object) -> None:
 def _short(error: Exception) -> str:
     text = " ".join(str(error).split())
     return text if len(text) <= 200 else text[:197] + "..."
+
+
+def infinite(value: object, name: str = "") -> Iterator[str]:
+    """Numbers in nested dicts and lists that JSON cannot say, as "a.b is inf"."""
+    if isinstance(value, dict):
+        for key, one in value.items():
+            yield from infinite(one, f"{name}.{key}" if name else str(key))
+    elif isinstance(value, (list, tuple)):
+        for one in value:
+            yield from infinite(one, name)
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield f"{name} is {value}"

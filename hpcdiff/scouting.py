@@ -66,14 +66,17 @@ def look(file: str | io.BytesIO) -> None:
         while todo and time.process_time() < end:
             name = todo.popleft()
             item = _try(lambda name=name: f[name])
-            about = None if item is None else _try(lambda item=item: h5py.h5o.get_info(item.id))
-            if about is None or (about.fileno, about.addr) in known:
+            if item is None:
                 continue
-            known.add((about.fileno, about.addr))
+            names = _names(item) if isinstance(item, h5py.Group) else []  # first: over a damaged one HDF5 crashes at the first question
+            about = _try(lambda item=item: h5py.h5o.get_info(item.id))
+            place = (about.fileno, about.addr) if about else name  # of a damaged one nothing is said, and it is read all the same
+            if place in known:
+                continue
+            known.add(place)
             _attributes(item)
-            if isinstance(item, h5py.Group):
-                todo.extend(f"{name.rstrip('/')}/{one}" for one in _names(item))
-            elif isinstance(item, h5py.Dataset):
+            todo.extend(f"{name.rstrip('/')}/{one}" for one in names)
+            if isinstance(item, h5py.Dataset):
                 _dataset(item)
         _try(f.close)
     signal.setitimer(signal.ITIMER_PROF, 0)

@@ -158,9 +158,8 @@ class MPIWorld(World):
         return self.comm.bcast(value)
 
     def any(self, flag: bool) -> bool:
-        from mpi4py import MPI
-
-        return self.comm.allreduce(bool(flag), MPI.LOR)
+        # mpi4py's reduction of objects duplicates the communicator at its first call, with Python's lock held (silence.py)
+        return bool(self.largest(np.array([flag], np.int32))[0])
 
     def total(self, values: np.ndarray) -> np.ndarray:
         out = np.empty_like(values)

@@ -214,3 +214,41 @@ def test_chunks_of_particles_on_two_ranks(tmp_path):
     done = run("simulate", tmp_path / "c.yaml", ranks=2)
     assert done.returncode == 0, done.stderr
     assert len(paths) > 1 and [path.read_bytes() for path in paths] == first
+
+
+FORKS = """
+import os, sys
+import h5py
+from hpcdiff import scouting
+
+def dies(work, path):
+    child = os.fork()
+    if child == 0:
+        try:
+            work(path)
+        except Exception:
+            pass
+        os._exit(0)
+    return os.waitpid(child, 0)[1] != 0
+
+def names(path):
+    with h5py.File(path) as f:
+        list(f["catalog"])
+
+whole = open(sys.argv[1], "rb").read()
+unseen = died = 0
+for at in range(whole.rindex(b"FRHP"), whole.rindex(b"FRHP") + 146, 5):
+    open(sys.argv[2], "wb").write(whole[:at] + bytes([whole[at] ^ 0x80]) + whole[at + 1 :])
+    if dies(names, sys.argv[2]):
+        died, unseen = died + 1, unseen + (not dies(scouting.look, sys.argv[2]))
+print(died, unseen)
+"""
+
+
+def test_the_child_dies_of_what_any_reader_would_die_of(tmp_path):
+    """HDF5 1.10 may crash at the first question about a group whose heap of names is damaged, and not at one that comes after another."""
+    make_maps(tmp_path / "maps.h5", halos=12, npix=8)
+    command = [sys.executable, "-c", FORKS, tmp_path / "maps.h5", tmp_path / "damaged.h5"]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200, check=True)
+    died, unseen = map(int, said.stdout.split())
+    assert died and not unseen

@@ -15,7 +15,7 @@ from hpcdiff.errors import UserError
 from hpcdiff.maps.layout import CATALOG, FORMAT, VERSION, catalog_crc, intact, view_checksum
 from hpcdiff.maps.parallel import open_parallel
 from hpcdiff.maps.reader import brief, open_hdf5, refuse_damaged_catalog
-from hpcdiff.maps.sound import interpreting, refuse_leading_out
+from hpcdiff.maps.sound import interpreting, refuse_hollow, refuse_leading_out
 from hpcdiff.maps.structure import layout_faults
 from hpcdiff.plain import read_yaml
 from hpcdiff.strict import refuse_difference
@@ -73,6 +73,8 @@ class MapWriter:
                     raise UserError(f"the unfinished map file's layout is damaged: {fault}", self.partial, again)
                 refuse_version("unfinished map file", f.attrs.get("version"), VERSION, self.partial, f"{self.stage} --overwrite")
                 old, new = ({k: read_yaml(str(a.get(k, "{}"))) for k in ("config", "inputs")} for a in (f.attrs, attributes))
+                for data in [*f["catalog"].values(), *f["fields"].values()]:
+                    refuse_hollow(data, self.partial)
                 refuse_damaged_catalog(f, self.partial, f"{self.stage} --overwrite")
                 same = old == new and sorted(f["fields"]) == self.fields
                 same = same and all(np.array_equal(f["catalog"][k][:], catalog[k], equal_nan=True) for k in CATALOG)

@@ -18,6 +18,7 @@ from hpcdiff.denoiser import build_denoiser
 from hpcdiff.errors import Stopped, UserError
 from hpcdiff.launch import provenance
 from hpcdiff.model import Model, save_model
+from hpcdiff.plain import infinite
 from hpcdiff.scout import go_ahead
 from hpcdiff.sections import Train
 from hpcdiff.stop import StopVote
@@ -176,7 +177,7 @@ def _numbers(images: int, settings: Train, world: World) -> Iterator[np.ndarray]
 
 def _info(config: Config, world: World, data: TrainingData, parameters: int) -> dict:
     """What the model's folder says of its training, beside the config."""
-    return {
+    info = {
         "npix": data.npix,
         "pixel_mpc": data.pixel_mpc,
         "units": data.units,
@@ -190,6 +191,13 @@ def _info(config: Config, world: World, data: TrainingData, parameters: int) -> 
         "engine": data.files[0].provenance.get("simulation_engine"),
         "provenance": json.loads(provenance(world)) if world.main else {},  # it starts processes, and rank 0 alone writes it
     }
+    if odd := next(infinite(info), None):
+        raise UserError(
+            f"the model would have to say that {odd}",
+            config.map_paths()[0],
+            "the map file is damaged, or its numbers are beyond all measure",
+        )
+    return info
 
 
 def _announce(config: Config, world: World, data: TrainingData, engine: Engine, parameters: int, images: int) -> None:

@@ -10,7 +10,8 @@ from exported import write_import
 from fuzz_case import Case
 from fuzz_inputs import link_or_copy
 
-OPTIONS = ("redshift", "ra", "dec", "width", "r500", "r200")
+OPTIONS = {"redshift": "0.25", "ra": "150.3", "dec": "32", "width": "12.8", "r500": "1", "r200": "1.6"}
+"""Of the command line, each with a value that fits."""
 
 
 def images(case: Case) -> None:
@@ -22,9 +23,10 @@ def images(case: Case) -> None:
         paths[field] = case.folder / "in" / f"{field}_{kind}{end}"
         link_or_copy(case.base / "cluster" / paths[field].name, paths[field])
     case.mutate(paths[rng.choice(["sz", "sz", "xray"])])
-    words = [word for field, path in paths.items() for word in (f"--{field}", f"{path}{rng.choice(['', '', '', '', '[0]', '[1]'])}")]
-    for name in rng.sample(OPTIONS, rng.choice([0, 0, 1, 2])):
-        words.append(f"--{name}={rng.choice(['0.25', '150.3', '12.8', '1', *fuzz_text.WORDS])}".replace("\x00", " "))
+    extension = {field: rng.choice(["[0]", "[1]", "[x"]) if rng.random() < 0.05 else "" for field in paths}
+    words = [word for field, path in paths.items() for word in (f"--{field}", f"{path}{extension[field]}")]
+    for name, fits in rng.sample(list(OPTIONS.items()), rng.choice([0] * 8 + [1, 2])):
+        words.append(f"--{name}={rng.choice([fits, *fuzz_text.WORDS]) if rng.random() < 0.5 else fits}".replace("\x00", " "))
     words += rng.choice([[], [], ["--fill-nan"], ["--dry-run"]])
     full = case.base / "full"
     case.stage("sample", f"run.model={full / 'model'}", f"run.maps={full / 'maps.h5'}", "--out", str(case.run / "out"), *words)

@@ -9,7 +9,7 @@ import sys
 
 from conftest import ROOT
 
-INPUTS = 30
+INPUTS = 20
 """Of each kind, as many as a test suite has time for."""
 KINDS = ("config", "catalogue", "snapshot", "maps", "samples", "checkpoint", "model", "images", "import", "sweep")
 

@@ -9,12 +9,13 @@ import h5py
 import numpy as np
 import pytest
 from conftest import make_maps
-from fuzz_inputs import export, in_lengths, save_images
+from fuzz_inputs import export, in_lengths, on_the_sky, save_images
 
 from hpcdiff.cosmology import Background
 from hpcdiff.errors import UserError
 from hpcdiff.maps import MapFile
 from hpcdiff.maps.imports import import_maps, read_spec
+from hpcdiff.maps.imports.fits import shape_of_fits
 from hpcdiff.posterior import Model
 from hpcdiff.sample.cluster.resample import resample
 from hpcdiff.sample.cluster.sky import read_sky
@@ -119,14 +120,43 @@ def test_an_image_of_more_axes_than_fits_has_is_refused_at_once(tmp_path, which,
         read_sky("sz", path, TRAINED, None)
 
 
-def test_a_header_that_leads_back_to_itself_is_passed_over(image):
-    """Its size is below 0: who goes on behind it comes to it again."""
+@pytest.mark.parametrize("cards", [{"PCOUNT": -40 * 40 - 720}, {"NAXIS2": -32}, {"NAXIS2": -1}])
+def test_an_image_whose_size_leads_back_is_refused(image, cards):
+    """Behind the header astropy would come to it again, without end."""
     path = image(PCOUNT=0, GCOUNT=1)
     data = bytearray(path.read_bytes())
-    at = data.index(b"PCOUNT  =")
-    data[at : at + 80] = f"PCOUNT  = {-40 * 40 - 720:20d}".ljust(80).encode()
+    for key, value in cards.items():
+        at = data.index(f"{key:8s}=".encode())
+        data[at : at + 80] = f"{key:8s}= {value:20d}".ljust(80).encode()
     path.write_bytes(data)
-    with pytest.raises(UserError):
+    with pytest.raises(UserError, match="below 0"):
+        read_sky("sz", path, TRAINED, None)
+
+
+def test_an_image_of_endless_parts_is_refused(tmp_path, monkeypatch):
+    """Damaged sizes may lead astropy from part to part for ever."""
+    monkeypatch.setattr("hpcdiff.maps.imports.fits.MOST_HDUS", 5)
+    for parts in (5, 6):
+        path = tmp_path / f"{parts}.fits"
+        fits.HDUList([fits.PrimaryHDU(np.ones((4, 4))), *(fits.ImageHDU() for _ in range(parts - 1))]).writeto(path)
+    assert shape_of_fits(tmp_path / "5.fits", None, lambda *_: None)[0] == (4, 4)
+    with pytest.raises(UserError, match="more than 5 parts"):
+        shape_of_fits(tmp_path / "6.fits", None, lambda *_: None)
+
+
+@pytest.mark.parametrize("value", [-1e308, 0.0, "1e300 K"])
+def test_a_unit_that_is_beyond_all_numbers_is_refused_in_one_line(image, value, recwarn):
+    with pytest.raises(UserError, match="BUNIT"):
+        read_sky("sz", image(BUNIT=value), TRAINED, None)
+    assert not recwarn.list
+
+
+def test_a_projection_without_an_area_is_refused(tmp_path):
+    header, u, v = on_the_sky(npix=34, pixel=0.6)
+    path = save_images(tmp_path, header, u, v)["sz"]
+    with fits.open(path, mode="update") as hdus:
+        hdus[0].header.update({"CD1_2": 0.0, "CD2_2": 0.0})
+    with pytest.raises(UserError, match="without a size"):
         read_sky("sz", path, TRAINED, None)
 
 

@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from conftest import make_maps
+from conftest import make_maps, refused, run
 
 from hpcdiff import cosmology, files
 from hpcdiff.config import read_config
@@ -178,12 +178,32 @@ def test_blocks_shorter_than_their_checksum_are_refused(maps):
         MapFile(maps)
 
 
+def test_an_unfinished_map_file_with_such_blocks_is_refused(maps):
+    again = make_like(maps)
+    with h5py.File(maps, "r+") as f:
+        replace(f, "catalog/redshift", shape=(12,), dtype="f8", chunks=(12,), fletcher32=True)
+        f["catalog/redshift"].id.write_direct_chunk((0,), b"x")
+    maps.rename(maps.with_name("maps.h5.partial"))
+    with pytest.raises(UserError, match="shorter than their checksums"):
+        again()
+
+
 def test_a_cosmology_of_maps_that_is_no_number_is_refused(maps, tmp_path):
     with h5py.File(maps, "r+") as f:
         f.attrs["h"] = [0.7, 0.7]
     (tmp_path / "c.yaml").write_text("run: {}\n")
     with pytest.raises(UserError, match="another type or shape"):
         evaluate_inputs.cosmology(MapFile(maps), read_config(tmp_path / "c.yaml", []))
+
+
+def test_no_training_begins_whose_model_could_not_be_written(maps):
+    """JSON has no infinity."""
+    with h5py.File(maps, "r+") as f:
+        f.attrs["Ob0"] = np.inf
+    config = maps.with_name("c.yaml")
+    config.write_text(fuzz_inputs.CONFIG.replace("RUN", str(maps.parent)))
+    refused(run("train", config), "would have to say that ob0 is inf")
+    assert not list(maps.parent.glob("checkpoints/0*")) and not maps.with_name("model").exists()
 
 
 def test_an_observation_that_is_none_is_refused(maps):

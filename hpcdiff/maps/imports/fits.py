@@ -23,6 +23,8 @@ ANGLES = re.compile("RA--|DEC-|[GES]LON|[GES]LAT")
 """Axes whose unit is degrees where CUNIT is not there."""
 BLOCK, MOST_AXES = 2880, 999
 """Bytes of a block, and axes of an image at most, by the FITS standard."""
+MOST_HDUS = 1000
+"""Parts of a file that are looked through for the image."""
 
 
 @contextmanager
@@ -33,7 +35,7 @@ def _open(path: Path, extension: str | None, check):
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what is wrong with a header is said below, in one line
-            _refuse_many_axes(path)
+            _refuse_endless(path)
             with fits.open(path, memmap=False) as hdus:
                 hdu = _choose(hdus, path, extension)
                 check(hdu.header, path)
@@ -45,14 +47,15 @@ def _open(path: Path, extension: str | None, check):
         raise UserError(f"not a whole FITS file ({' '.join(str(error).split())[:100]})", path, "save it again") from None
 
 
-def _refuse_many_axes(path: Path) -> None:
-    """Raise a ValueError for a header with more axes than FITS has: astropy makes a list of them, in all the memory that there is."""
+def _refuse_endless(path: Path) -> None:
+    """Raise a ValueError for what astropy would follow without end: a header with more axes than FITS has, or that leads back."""
     from astropy.io import fits
 
     with open(path, "rb") as f:
         opened = gzip.open if f.read(2) == b"\x1f\x8b" else open
     with opened(path, "rb") as f:
         while True:
+            size, axes = 0, 0
             try:
                 header = fits.Header.fromfile(f)
                 axes = max(header.get("NAXIS", 0), header.get("ZNAXIS", 0))
@@ -61,17 +64,23 @@ def _refuse_many_axes(path: Path) -> None:
                     groups = bool(sizes) and sizes[0] == 0 and header.get("GROUPS") is True
                     values = header.get("GCOUNT", 1) * (header.get("PCOUNT", 0) + math.prod(sizes[groups:]) * bool(sizes))
                     size = abs(header.get("BITPIX", 8)) // 8 * values
-                    if size < 0:  # it would lead back
-                        return
-                    f.seek(-(-size // BLOCK) * BLOCK, 1)
+                    f.seek(-(-max(size, 0) // BLOCK) * BLOCK, 1)
             except (OSError, EOFError, zlib.error, TypeError, ValueError, LookupError, OverflowError, fits.VerifyError):
                 return  # the end, or what astropy will say something of
-            if axes > MOST_AXES:
-                raise ValueError(f"it has {axes} axes")
+            if size < 0 or axes > MOST_AXES:
+                raise ValueError("it has a size below 0" if size < 0 else f"it has {axes} axes")
+
+
+def _finite(hdus):
+    """The HDUs one by one, as astropy reads them: damaged sizes may lead it back for ever."""
+    for k, hdu in enumerate(hdus):
+        if k == MOST_HDUS:
+            raise ValueError(f"it has more than {MOST_HDUS} parts")
+        yield hdu
 
 
 def _choose(hdus, path: Path, extension: str | None):
-    images = [k for k, hdu in enumerate(hdus) if hdu.is_image and hdu.header.get("NAXIS", 0) >= 2]
+    images = [k for k, hdu in enumerate(_finite(hdus)) if hdu.is_image and hdu.header.get("NAXIS", 0) >= 2]
     names = [hdus[k].name or str(k) for k in images]
     if extension is not None:
         wanted = [k for k, name in zip(images, names, strict=True) if extension in (str(k), name)]

@@ -112,20 +112,30 @@ def unit_factor(field: str, text: object, trained: Trained, redshift: float | No
             unit = parse_unit(said, where)
         except UserError:
             raise UserError(f"BUNIT {said!r} is no unit that is known here", where, fits) from None
+    try:
+        with np.errstate(all="ignore"):  # of scales beyond all numbers
+            factor = _factor(field, unit, trained, redshift, where)
+    except units.UnitConversionError:
+        factor = np.nan
+    if not 1e-100 < factor < 1e100:  # nor NaN
+        raise UserError(f"BUNIT {said!r} does not fit", where, fits)
+    return factor
+
+
+def _factor(field: str, unit, trained: Trained, redshift: float | None, where: object) -> float:
+    from astropy import units
+
     target = parse_unit(UNITS[field], where)
     none, t_cmb = units.dimensionless_unscaled, trained.background.Tcmb0 * units.K
-    try:
-        if field == "sz" and unit.is_equivalent(none):
-            return float((unit.to(none) * t_cmb).to_value(target))
-        if field == "compton_y" and unit.is_equivalent(units.K):
-            return float((1 * unit / t_cmb).to_value(none))
-        if field in MEAN_OF and not unit.is_equivalent(none):
-            mean = trained.msun_per_mpc2(field, redshift)
-            if mean is not None:
-                return float(unit.to(units.Msun / units.Mpc**2) / mean)
-        return float(unit.to(target, equivalencies=units.temperature_energy() if field == "temperature" else []))
-    except units.UnitConversionError:
-        raise UserError(f"BUNIT {said!r} does not fit", where, fits) from None
+    if field == "sz" and unit.is_equivalent(none):
+        return float((unit.to(none) * t_cmb).to_value(target))
+    if field == "compton_y" and unit.is_equivalent(units.K):
+        return float((1 * unit / t_cmb).to_value(none))
+    if field in MEAN_OF and not unit.is_equivalent(none):
+        mean = trained.msun_per_mpc2(field, redshift)
+        if mean is not None:
+            return float(unit.to(units.Msun / units.Mpc**2) / mean)
+    return float(unit.to(target, equivalencies=units.temperature_energy() if field == "temperature" else []))
 
 
 def _coordinates(header, path: Path) -> tuple[object, bool]:
@@ -147,6 +157,8 @@ def _coordinates(header, path: Path) -> tuple[object, bool]:
             if whole.has_celestial:
                 if set(whole.axis_type_names) and [a["coordinate_type"] for a in whole.get_axis_types()][:2] != ["celestial"] * 2:
                     raise UserError("the first two axes are not those of the sky", path, how)
+                if not _has_area(whole.celestial):
+                    raise UserError("the header has pixels without a size", path, how)
                 return whole.celestial, True
             linear = whole.sub(2)
             lengths = list(linear.wcs.cunit)
@@ -161,6 +173,12 @@ def _coordinates(header, path: Path) -> tuple[object, bool]:
     if not (np.isfinite(sizes).all() and sizes.min() > 0):
         raise UserError("its pixels have no size", path, how)
     return linear, False
+
+
+def _has_area(wcs) -> bool:
+    """Do its pixels span an area? Those of a broken matrix lie on a line, or are no numbers."""
+    sizes = np.linalg.svd(wcs.pixel_scale_matrix, compute_uv=False)
+    return bool(np.isfinite(sizes).all() and sizes.min() > 1e-9 * sizes.max())
 
 
 def _has_scale(header) -> bool:
