@@ -100,8 +100,7 @@ def draw_cluster(plan: Plan, cell: int, rng: np.random.Generator) -> Cluster:
     c = max(c, 2.0)
     b = np.clip(0.78 + 0.1 * x["roundness"], 0.5, 1.0)
     ratios = np.array([b * np.clip(0.8 + 0.06 * x["roundness"] + 0.08 * rng.normal(), 0.5, 1.0), b, 1.0])
-    light = np.clip(np.log10(1e15 / mass), 0, 1.5)  # lighter clusters lose more of their gas, and more unevenly
-    fraction = np.clip(0.9 * np.exp((0.1 + 0.1 * light) * x["gas_fraction"]), 0.35, 1.2)
+    fraction = np.clip(0.9 * np.exp(profiles.gas_scatter(mass) * x["gas_fraction"]), 0.35, 1.2)
     tilt = _rotation(np.array([1.0, *rng.normal(0, 0.1, 3)]))
     m500, r500 = profiles.critical(mass, radius, c, 500, plan.background)
     axes = plan.environment.axes(plan.corner(cell) + plan.place[cell])

@@ -21,6 +21,8 @@ SHALLOW = 1.4
 """The part of the subhalos within a radius is that of the mass to this power: fewer in the centre (Han et al. 2016)."""
 STRIPPED = 5e12
 """Subhalos lighter than this, Msun, have lost all gas."""
+SLOPE = 0.82
+"""Of the mass function of subhalos, dN/dln psi ~ psi^-SLOPE `surviving`(psi) (Jiang & van den Bosch 2016)."""
 LARGEST = 0.5
 """Heaviest subhalo over M200m."""
 CLUSTERING = 1.0
@@ -100,17 +102,22 @@ def _share(inner: profiles.Radial, outer: profiles.Radial, radius: float, wanted
     return float(np.clip((wanted - b) / (a - b), 0, 1))
 
 
+def surviving(psi: np.ndarray) -> np.ndarray:
+    """What the cut of that mass function leaves of subhalos of the mass psi of their host."""
+    return np.exp(-50 * psi**4)
+
+
 def _subhalos(plan: Plan, n_inner: int, c: Cluster, inner: profiles.Radial, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Dark matter and gas of the subhalos about the cluster's centre.
 
-    Evolved mass function of Jiang & van den Bosch 2016: dN/dln psi ~ psi^-0.82 exp(-50 psi^4), psi = m/M200m, of the cluster's own
-    normalisation; radial distribution shallower than the mass, `SHALLOW`.
+    Evolved mass function of Jiang & van den Bosch 2016 in psi = m/M200m, of the cluster's own normalisation; radial distribution shallower than the mass, `SHALLOW`.
     """
     least, unresolved = LEAST_SUBHALO * plan.m_dm / (1 - plan.f_baryon) / c.mass, 1e-4
     if least >= LARGEST:
         return np.empty((0, 3)), np.empty((0, 3))
-    resolved = (LARGEST**0.18 - least**0.18) / (LARGEST**0.18 - unresolved**0.18)
-    x = _masses(rng, least, LARGEST, 0.82, lambda psi: np.exp(-50 * psi**4), c.subhalo_fraction * resolved)
+    share = 1 - SLOPE  # the mass up to psi goes with its power
+    resolved = (LARGEST**share - least**share) / (LARGEST**share - unresolved**share)
+    x = _masses(rng, least, LARGEST, SLOPE, surviving, c.subhalo_fraction * resolved)
     r = np.interp(rng.random(len(x)) ** (1 / SHALLOW), inner.cumulative, inner.r)
     if c.disturbed:  # the one that is falling in
         x, r = np.append(np.exp(rng.uniform(np.log(0.05), np.log(0.2))), x), np.append(rng.uniform(0.3, 0.8) * c.radius, r)

@@ -59,6 +59,11 @@ def nonthermal(x: np.ndarray, turbulence: float) -> np.ndarray:
     return np.minimum(turbulence * (0.10 + 0.25 * np.minimum(x, 1.0) ** 0.8), 0.7)
 
 
+def gas_scatter(mass: float) -> float:
+    """Scatter (ln) of the gas fraction at a given M200m in Msun (ours): light clusters lose more of their gas, and more unevenly; 10 % at 1e15, 20 % at 1e14."""
+    return 0.1 + 0.1 * float(np.clip(np.log10(1e15 / mass), 0, 1.5))
+
+
 def core_of_luminosity(radius: float, core: float, cusp: float, slope: float, scale: float, factor: float) -> float:
     """The core radius over R200m for which gas of the same mass within R200m has `factor` times the emission measure.
 

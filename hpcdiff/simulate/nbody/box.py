@@ -14,7 +14,7 @@ from hpcdiff.simulate import profiles
 from hpcdiff.simulate.chunks import Folder, header, stored
 from hpcdiff.simulate.nbody.evolve import State, evolve
 from hpcdiff.simulate.nbody.gas import Gas, settle
-from hpcdiff.simulate.nbody.gravity import Gravity
+from hpcdiff.simulate.nbody.gravity import gravity_of
 from hpcdiff.simulate.nbody.halos import Halo, Matter, formation, wrapped
 from hpcdiff.simulate.nbody.peak import central, sphere_of, start
 from hpcdiff.simulate.nbody.plan import Plan
@@ -35,7 +35,7 @@ def run_box(plan: Plan, folder: Folder, box: int, provenance: str, threads: int,
         after: called after each step; if it raises, the state is saved first, and the next call goes on from there.
     """
     b, saved = plan.background, folder.draw(box)
-    gravity = Gravity(plan.cell, plan.mesh, plan.softening, b.Om0, threads)
+    gravity = gravity_of(plan.cell, plan.mesh, plan.softening, b.Om0, threads, plan.device)
     mass = np.repeat([plan.m_dm, plan.m_gas], plan.n_box)
     last = time.monotonic()
 
@@ -62,11 +62,13 @@ def run_box(plan: Plan, folder: Folder, box: int, provenance: str, threads: int,
     gas_x = state.x[plan.n_box :]
     h_dm, _ = _smoothing(state.x[: plan.n_box], plan.cell, False, threads)
     h_gas, number = _smoothing(gas_x, plan.cell, True, threads)
-    gas = settle(list(zip(halos, formed, strict=True)), gas_x, phi[plan.n_box :], number, plan.m_gas, plan.cell, b)
+    retention = np.random.Generator(np.random.PCG64(np.random.SeedSequence([plan.seed, box, 11]))).standard_normal(len(halos))
+    each = list(zip(halos, formed, retention, strict=True))
+    gas = settle(each, gas_x, phi[plan.n_box :], number, plan.m_gas, plan.cell, b)
     chosen = _chosen(plan, halos)
     shift = plan.corner(box) + (0 if plan.single else plan.cell / 2 - halos[chosen[0]].centre)
-    _write_rows(plan, folder, box, matter, [(halos[i], formed[i]) for i in chosen], shift, gas, state)
-    _write_chunk(plan, folder, box, provenance, state.x, shift, h_dm, h_gas, gas)
+    _write_rows(plan, folder, box, matter, [each[i] for i in chosen], shift, gas, state)
+    _write_chunk(plan, folder, box, provenance, state, shift, h_dm, h_gas, gas)
     files.remove(saved)
 
 
@@ -101,7 +103,7 @@ def _smoothing(x: np.ndarray, side: float, densities: bool, threads: int) -> tup
 def _write_rows(plan, folder, box, matter, chosen, shift, gas: Gas, state: State) -> None:
     """The halos' rows of the catalogue, until all boxes are there."""
     b, rows = plan.background, []
-    for halo, formed in chosen:
+    for halo, formed, retention in chosen:
         r = np.linalg.norm(wrapped(state.x[plan.n_box :] - halo.centre, plan.cell), axis=1)
         rows.append(
             {
@@ -115,6 +117,7 @@ def _write_rows(plan, folder, box, matter, chosen, shift, gas: Gas, state: State
                 "concentration_200m": matter.concentration(halo, 3 * plan.softening),
                 "formation_scale_factor": formed,
                 "gas_fraction": float(gas.mass[r < halo.radius_200m].sum() / halo.mass_200m * b.Om0 / b.Ob0),
+                "retention": retention,
                 "target_mass": 0.0 if plan.single else float(plan.mass[box]),
                 "steps": float(state.steps),
             }
@@ -127,12 +130,13 @@ def _write_rows(plan, folder, box, matter, chosen, shift, gas: Gas, state: State
     os.replace(temporary, path)
 
 
-def _write_chunk(plan, folder, box, provenance, x, shift, h_dm, h_gas, gas: Gas) -> None:
+def _write_chunk(plan, folder, box, provenance, state: State, shift, h_dm, h_gas, gas: Gas) -> None:
     kpc, unit = 1e3 * plan.background.h, 1e10 / plan.background.h  # per Mpc; Msun
     path, n = folder.chunk(box), plan.n_box
     temporary = path.with_name(path.name + ".tmp")
     corner = plan.corner(box)
-    inside = corner + (x + shift - corner) % plan.cell
+    inside = corner + (state.x + shift - corner) % plan.cell
+    speed = 100 * plan.background.h * state.p  # a^2 dx/dt today: peculiar velocities, km/s
     inside[inside >= plan.side] = 0.0
     with checked.create(temporary) as f:
         f.attrs.update(
@@ -147,6 +151,7 @@ def _write_chunk(plan, folder, box, provenance, x, shift, h_dm, h_gas, gas: Gas)
             ("PartType1", slice(0, n), h_dm, np.full(n, plan.m_dm), plan.n_total),
         ):
             checked.put(f, f"{kind}/Coordinates", np.minimum(inside[part] * kpc, np.nextafter(plan.side * kpc, 0)))
+            checked.put(f, f"{kind}/Velocities", speed[part].astype("<f4"))
             checked.put(f, f"{kind}/Masses", (mass / unit).astype("<f4"))
             checked.put(f, f"{kind}/SmoothingLength", (h * kpc).astype("<f4"))
             checked.put(f, f"{kind}/ParticleIDs", np.arange(first + box * n, first + (box + 1) * n, dtype="<u8"))

@@ -21,13 +21,17 @@ from hpcdiff.simulate.nbody.halos import Halo, wrapped
 
 POLYTROPE = 1.12
 """G of the gas (1.1 to 1.2 in simulations)."""
-VIRIAL = 1.13
+VIRIAL = 1.18
 """Energy of the gas within R200c over half of the binding energy: above 1, since what falls in presses on it (ours: with it
 the mean pressure is the debiased profile; docs/simulation.md)."""
 LEAST = 64
 """Gas particles within R200c of the smallest halo that gets a polytrope."""
 REACH = 2.0
 """To this radius over R200m the gas has the halo's pressure: about the accretion shock."""
+THINNEST = 1e-3
+"""Least gas over what the run has there: a place above the polytrope's edge, between two halos, is not empty."""
+MOST = 1.1
+"""Most gas within R200c over the cosmic part."""
 THICKEST = 3.0
 """Most gas outside of R200m over what the run has there; what a halo between others lacks beyond that lies outside of all halos."""
 
@@ -45,9 +49,13 @@ class Gas:
     energy: np.ndarray
 
 
-def gas_fraction(mass: float) -> float:
-    """Gas within R200c over the cosmic part of M200c, for M200m in Msun: 0.9 in the largest clusters, 0.3 at 1e13 (ours)."""
-    return 0.94 / (1 + (mass / 2e13) ** -1.2)
+def gas_fraction(mass: float, retention: float = 0.0) -> float:
+    """Gas within R200c over the cosmic part of M200c, for M200m in Msun: 0.9 in the largest clusters, 0.25 at 1e13 (ours).
+
+    Args:
+        retention: how much more gas the halo kept than others of its mass, in standard deviations.
+    """
+    return min(0.9 / (1 + (mass / 2.2e13) ** -1.2) * float(np.exp(profiles.gas_scatter(mass) * retention)), MOST)
 
 
 def turbulence(formed: float) -> float:
@@ -57,7 +65,7 @@ def turbulence(formed: float) -> float:
 
 
 def settle(
-    halos: list[tuple[Halo, float]],
+    halos: list[tuple[Halo, float, float]],
     x: np.ndarray,
     phi: np.ndarray,
     number: np.ndarray,
@@ -68,18 +76,18 @@ def settle(
     """The gas of a box today.
 
     Args:
-        halos: with the scale factors at which they had half of their mass, by falling mass.
+        halos: with the scale factors at which they had half of their mass, and their `retention`, by falling mass.
         x: gas positions, comoving Mpc, (n, 3). phi: potential, (km/s)^2, (n,).
         number: gas particles per Mpc^3 about each, (n,).
         particle: mass of a gas particle of the run, Msun. side: of the box, Mpc.
     """
     weight, heat = np.ones(len(x)), np.zeros(len(x))
     host, nearest = np.full(len(x), -1), np.full(len(x), REACH)
-    for i, (halo, _) in enumerate(halos):
+    for i, (halo, *_) in enumerate(halos):
         r = np.linalg.norm(wrapped(x - halo.centre, side), axis=1) / halo.radius_200m
         closer = r < nearest
         host[closer], nearest[closer] = i, r[closer]
-    for i, (halo, formed) in enumerate(halos):
+    for i, (halo, formed, retention) in enumerate(halos):
         own = np.flatnonzero(host == i)
         r, core = nearest[own], halo.radius_200c / halo.radius_200m
         inside = own[r < core]
@@ -87,8 +95,8 @@ def settle(
             continue
         s = _polytrope(phi[inside], 1 / number[inside], VIRIAL * 0.5 * halo.depth)
         square = np.maximum((POLYTROPE - 1) / POLYTROPE * (s - phi[own]), 0)  # P/rho, thermal and turbulent
-        gas = gas_fraction(halo.mass_200m) * halo.mass_200c * background.Ob0 / background.Om0
-        weight[own] = _weights(square, number[own], r, core, gas / particle)
+        gas = gas_fraction(halo.mass_200m, retention) * halo.mass_200c * background.Ob0 / background.Om0
+        weight[own] = np.maximum(_weights(square, number[own], r, core, gas / particle), THINNEST)
         heat[own] = square * (1 - profiles.nonthermal(r, turbulence(formed)))
     free = nearest >= 1
     weight[free] += (len(x) - weight.sum()) / max(np.count_nonzero(free), 1)

@@ -7,11 +7,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from hpcdiff.simulate.nbody.mesh import Mesh
-from hpcdiff.simulate.nbody.pairs import Pairs
+from hpcdiff.simulate.nbody.split import SPLIT
 
-SPLIT = 1.25
-"""r_s of the force split over the mesh's cells."""
+
+def gravity_of(side: float, mesh: int, softening: float, Om0: float, threads: int, device: str) -> Gravity:
+    """The gravity of a box on a device: compiled loops on `cpu`, else torch on the device of that name."""
+    if device == "cpu":
+        return Gravity(side, mesh, softening, Om0, threads)
+    from hpcdiff.simulate.nbody.torch_gravity import TorchGravity
+
+    return TorchGravity(side, mesh, softening, Om0, device)
 
 
 class Gravity:
@@ -26,6 +31,9 @@ class Gravity:
     """
 
     def __init__(self, side: float, mesh: int, softening: float, Om0: float, threads: int = 1) -> None:
+        from hpcdiff.simulate.nbody.mesh import Mesh  # here, as a run on a GPU has no need of numba
+        from hpcdiff.simulate.nbody.pairs import Pairs
+
         self.side, self.strength, self.threads = side, 1.5 * Om0, threads
         self.split = SPLIT * side / mesh
         self.mesh = Mesh(side, mesh, self.split, self.strength, threads)

@@ -6,6 +6,7 @@ import numpy as np
 from scipy import fft
 
 from hpcdiff.simulate.nbody.compiled import compiled
+from hpcdiff.simulate.nbody.split import waves
 
 
 class Mesh:
@@ -21,18 +22,7 @@ class Mesh:
 
     def __init__(self, side: float, n: int, split: float, strength: float, threads: int = 1) -> None:
         self.side, self.n, self.threads = side, n, threads
-        h = side / n
-        # float32 throughout: rounding is far below the error of the mesh
-        self._k = [(2 * np.pi * fft.fftfreq(n, h)).astype("f4"), (2 * np.pi * fft.rfftfreq(n, h)).astype("f4")]
-        window = [np.sinc(k * h / (2 * np.pi)) ** 3 for k in self._k]  # of the cloud
-        parts = [np.exp(-((k.astype(float) * split) ** 2)) / w.astype(float) ** 2 for k, w in zip(self._k, window, strict=True)]
-        k2 = self._k[0][:, None, None] ** 2 + self._k[0][:, None] ** 2 + self._k[1] ** 2
-        k2[0, 0, 0] = 1
-        self._kernel = (-strength * parts[0][:, None, None] * parts[0][:, None] * parts[1]).astype("f4") / k2
-        self._kernel[0, 0, 0] = 0
-        for k in self._k:
-            if n % 2 == 0:
-                k[n // 2] = 0  # the slope of a wave at the Nyquist frequency is unknown
+        self._k, self._kernel = waves(side, n, split, strength)
 
     def _potential(self, x: np.ndarray, mass: np.ndarray) -> np.ndarray:
         density = np.zeros((self.n,) * 3, np.float32)

@@ -1,45 +1,15 @@
-"""The short-range part of gravity: pairs of particles, found through small cells.
-
-The force of a mass m at the distance r is m r [(r^2 + eps^2)^-3/2 - L], Plummer's less what the mesh gives, with
-L = (1 - erfc(u) - 2u/sqrt(pi) exp(-u^2)) / r^3 and u = r/(2 r_s). L is smooth in r^2, so a polynomial stands for it.
-"""
+"""The short-range part of gravity: pairs of particles, found through small cells."""
 
 from __future__ import annotations
 
 import numpy as np
 from numba import prange
-from scipy.special import erf
 
 from hpcdiff.simulate.nbody.compiled import compiled
+from hpcdiff.simulate.nbody.split import REACH, force_polynomial, own_depth, potential_polynomial
 
-REACH = 4.5
-"""Pairs farther apart than this many split lengths r_s feel the mesh alone; 1.7 % of the pair's force are left out there."""
 CELLS = 3
-"""Cells of the search along that reach."""
-DEGREE = 9
-"""Of the polynomials; they are true to 1e-5 of the largest value."""
-
-
-def _long_force(w: np.ndarray) -> np.ndarray:
-    u = np.sqrt(np.maximum(w, 1e-4))
-    # erf(u) - 2u/sqrt(pi) exp(-u^2), over u^3; its series for small u
-    series = 4 / (3 * np.sqrt(np.pi)) * (1 - 3 / 5 * w)
-    return np.where(w < 1e-3, series, (erf(u) - 2 * u / np.sqrt(np.pi) * np.exp(-(u**2))) / u**3)
-
-
-def _long_potential(w: np.ndarray) -> np.ndarray:
-    u = np.sqrt(np.maximum(w, 1e-12))
-    return erf(u) / u
-
-
-def _polynomial(function) -> np.ndarray:
-    """Coefficients in t = 2 r^2/reach^2 - 1, from the constant up, float32."""
-    largest = (REACH / 2) ** 2
-    fit = np.polynomial.Chebyshev.interpolate(lambda t: function(0.5 * largest * (t + 1)), DEGREE)
-    return fit.convert(kind=np.polynomial.Polynomial).coef.astype(np.float32)
-
-
-_FORCE, _POTENTIAL = _polynomial(_long_force), _polynomial(_long_potential)
+"""Cells of the search along the reach of a pair."""
 
 
 class Pairs:
@@ -74,13 +44,12 @@ class Pairs:
 
     def forces(self, x: np.ndarray, mass: np.ndarray) -> np.ndarray:
         """Sum over j of m_j times the short-range pull towards j, float64 (n, 3); x (n, 3) within the box, Mpc."""
-        return self._sum(_forces, x, mass, _FORCE * np.float32(1 / (2 * self.split) ** 3), 3)
+        return self._sum(_forces, x, mass, force_polynomial(self.split), 3)
 
     def potential(self, x: np.ndarray, mass: np.ndarray) -> np.ndarray:
         """Sum over j, not i itself, of m_j times the short-range potential, float64 (n,)."""
-        own = 1 / self.softening - float(_long_potential(np.zeros(1))[0]) / (2 * self.split)
-        both = self._sum(_potential, x, mass, _POTENTIAL * np.float32(1 / (2 * self.split)), 1)[:, 0]
-        return both + own * mass.astype(np.float32)
+        both = self._sum(_potential, x, mass, potential_polynomial(self.split), 1)[:, 0]
+        return both + own_depth(self.split, self.softening) * mass.astype(np.float32)
 
 
 @compiled

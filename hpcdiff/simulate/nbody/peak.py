@@ -12,7 +12,7 @@ import math
 import numpy as np
 
 from hpcdiff.simulate.nbody.evolve import State, evolve
-from hpcdiff.simulate.nbody.gravity import Gravity
+from hpcdiff.simulate.nbody.gravity import gravity_of
 from hpcdiff.simulate.nbody.halos import Halo, Matter, wrapped
 from hpcdiff.simulate.nbody.initial import Waves, displaced, power, white, with_peak
 from hpcdiff.simulate.nbody.plan import MESH, YIELD, Plan
@@ -70,7 +70,7 @@ def coarse_mass(plan: Plan, box: int, sphere: float, threads: int, lattice: int 
     """M200m (Msun) of the cluster that a sphere of this mass (Msun) makes in a coarsely evolved box; 0 if there is none."""
     b, n = plan.background, lattice or pilot_lattice(plan, box)
     softening = plan.cell / n / 16
-    gravity = Gravity(plan.cell, MESH * n, softening, b.Om0, threads)
+    gravity = gravity_of(plan.cell, MESH * n, softening, b.Om0, threads, plan.device)
     mass = np.repeat([plan.m_dm, plan.m_gas], n**3) * (plan.lattice / n) ** 3
     state = evolve(start(plan, box, sphere, n), mass, gravity, b.Om0, softening, PILOT_ACCURACY, longest=PILOT_STEP)
     halos = Matter(state.x, mass, gravity.potential(state.x, mass), plan.cell, b, threads).halos(0.1 * plan.mass[box])

@@ -28,11 +28,13 @@ SOFTEST = 0.25
 """Largest softening over the particles' spacing: beyond the reach of the pairs the force has none (5 % there at this softening)."""
 SECONDS = 1e-5
 """Core seconds of a step over the particles of a type, measured on a server's core with lattices of 16^3 to 64^3."""
+FORCES_ON = {"cpu": "the CPU", "cuda": "a GPU (the time below is a CPU's)", "auto": "GPUs if every rank has one"}
+"""`simulate.device` in words."""
 BYTES_OF_PARTICLE = 700
 """Memory of a gas and a dark-matter particle at most, while a box evolves or its initial conditions are made."""
 BYTES_OF_MESH = 26
 """Memory of a mesh cell."""
-BYTES_OF_CHUNK = 48 + 40
+BYTES_OF_CHUNK = 60 + 52
 """Bytes on disk of a gas and a dark-matter particle."""
 BYTES_OF_STATE = 2 * (24 + 24 + 8 * 12)
 """Bytes on disk of a gas and a dark-matter particle in a saved state."""
@@ -42,7 +44,7 @@ class Plan:
     """The boxes of the run, one a cluster, or one box in all.
 
     Attributes:
-        background: the cosmology. engine: what results call the engine, with what is known of its gates.
+        background: the cosmology. engine: what results call the engine, with what is known of its gates. device: of the forces.
         boxes: how many; cell: side of each; n_side: boxes along the side of the snapshot; side: of the snapshot, comoving Mpc.
         lattice: particles of a type along the side of a box. mesh: cells of the gravity mesh along it. softening: comoving Mpc.
         m_dm, m_gas: particle masses, Msun.
@@ -57,7 +59,7 @@ class Plan:
         if not c.Ob0:
             raise UserError("the embedded simulation has gas, and cosmology.Ob0 is 0", "cosmology.Ob0", "give one above 0")
         self.background = b = Background(c.Om0, c.Ob0, c.h, c.sigma8, c.ns, c.Tcmb0)
-        self.seed, self.single = config.run.seed, simulate.box is not None
+        self.seed, self.single, self.device = config.run.seed, simulate.box is not None, simulate.device
         self.boxes = 1 if self.single else simulate.clusters
         self.cell = float(simulate.box if self.single else simulate.cell)
         self.n_side = math.ceil(round(self.boxes ** (1 / 3), 9))
@@ -70,8 +72,8 @@ class Plan:
             how = "take {:.3g} to {:.3g} Msun".format(*limits)
             raise UserError(f"a box of {self.cell:g} Mpc would have {self.lattice}^3 particles", where, how)
         self.m_dm, self.m_gas = (b.rho_mean(component=kind) * self.cell**3 / self.lattice**3 for kind in ("dm", "gas"))
-        self.engine = gated.engine(config, self.m_dm)
         low, high = simulate.mass_range
+        self.engine = gated.engine(config, self.m_dm, high / (b.rho_mean() * self.cell**3))
         if low * (1 - c.Ob0 / c.Om0) < LEAST_PARTICLES * self.m_dm:
             how = f"take at most {low * (1 - c.Ob0 / c.Om0) / LEAST_PARTICLES:.3g}"
             raise UserError(f"a cluster of {low:.3g} Msun would have fewer than {LEAST_PARTICLES} particles of {self.m_dm:.3g}", where, how)
@@ -134,7 +136,7 @@ class Plan:
         return [
             f"{what} of {self.cell:g} Mpc{masses}",
             f"{self.lattice}^3 particles of each type in a box: dark matter {self.m_dm:.4g} Msun, gas {self.m_gas:.4g} Msun",
-            f"gravity mesh {self.mesh}^3, softening {1e3 * self.softening:.3g} kpc",
+            f"gravity mesh {self.mesh}^3, softening {1e3 * self.softening:.3g} kpc, forces on {FORCES_ON[self.device]}",
             f"{self.boxes} chunk files, {self.n_total * BYTES_OF_CHUNK / 1e9:.3g} GB ({self.disk_bytes() / 1e9:.3g} GB while at work)",
             f"about {self.core_hours() * 60 / self.boxes:.2g} core minutes a box, {self.core_hours():.2g} core hours in all",
             f"memory {self.memory_bytes() / 1e9:.2g} GB a rank",

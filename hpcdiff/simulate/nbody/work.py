@@ -18,6 +18,7 @@ from hpcdiff.errors import Stopped, UserError
 from hpcdiff.simulate import chunks
 from hpcdiff.simulate.chunks import Folder
 from hpcdiff.simulate.nbody.box import run_box
+from hpcdiff.simulate.nbody.device import settled
 from hpcdiff.simulate.nbody.evolve import State
 from hpcdiff.simulate.nbody.peak import START
 from hpcdiff.simulate.nbody.plan import Plan
@@ -29,10 +30,12 @@ def simulate_boxes(config: Config, world: World) -> str:
     """Write `snapshot/` and `halos.hdf5` below `run.dir`; returns one line about what was done.
 
     Raises:
-        UserError: a config that cannot be, too little disk or memory, or a rerun with another config.
+        UserError: a config that cannot be, too little disk or memory, no GPU where one is asked for, or a rerun with another config.
         Stopped: a signal came; what is finished is kept, and the state of the unfinished boxes.
     """
-    plan, folder = Plan(config), Folder(config.dir)
+    folder = Folder(config.dir)
+    config = settled(config, folder, world)
+    plan = Plan(config)
     threads = threads_per_rank(world)
     told = opened(config, plan, folder, world, plan.engine)
     if told is None:

@@ -41,6 +41,8 @@ def test_the_preset_says_which_gates_are_not_met(monkeypatch):
         "simulate.mass_range=[1.5e14, 1.4e15]",
         "simulate.mass_range=[1.2e14, 1.2e15]",
         "simulate.box=60",
+        "simulate.cell=55",
+        "simulate.device=cuda",
         "cosmology.Om0=0.31",
     ],
 )

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
@@ -37,10 +38,10 @@ def test_masses_are_flat_in_log_m_and_boxes_differ():
 
 
 def test_cost_is_near_what_was_measured():
-    """About 80 core seconds a cluster at the laptop's particles; half the step, the softening of particles 8 times lighter: more steps."""
-    plan = plan_of()
+    """About 80 core seconds a cluster at the preset's particles in 45.7 Mpc; half the step, the softening of particles 8 times lighter: more steps."""
+    plan = plan_of("simulate.cell=45.7")
     assert plan.lattice == 32 and 40 < 3600 * plan.core_hours() / plan.boxes < 160
-    fine = plan_of("simulate.particle_mass=1.27e10")
+    fine = plan_of("simulate.cell=45.7", "simulate.particle_mass=1.27e10")
     assert fine.lattice == 64 and fine.softening == pytest.approx(0.044, rel=0.01)
     assert 1.2 < fine.core_hours() / plan.core_hours() / 8 < 2
     assert plan_of("simulate.softening=50").softening == 0.05
@@ -56,20 +57,30 @@ def first(tmp_path):
     return plan_of(*SMALL), folder
 
 
-def test_potential_and_binding_have_units(first, monkeypatch):
-    """phi climbs by what G M/r^2 says, and the binding energy is about that of an NFW halo, G M200c/R200c."""
-    plan, folder = first
-    seen = []
+@pytest.fixture(scope="module")
+def evolved(tmp_path_factory):
+    """That box evolved to the end: plan, folders, what the gas rule was told, and the last state."""
+    folder, plan, told, states = Folder(tmp_path_factory.mktemp("evolved")), plan_of(*SMALL), [], []
+    folder.draws.mkdir(parents=True)
+    folder.chunks.mkdir()
 
     def settle(*args):
-        seen.extend(args)
+        told.extend(args)
         return real(*args)
 
     real = box.settle
-    monkeypatch.setattr(box, "settle", settle)
-    box.run_box(plan, folder, 0, "{}", 1, lambda state: None)
-    (halo, formed), x, phi, _, particle, side, b = seen[0][0], *seen[1:]
-    assert 0.3 < formed < 1 and folder.chunk(0).exists() and not folder.draw(0).exists()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(box, "settle", settle)
+        box.run_box(plan, folder, 0, "{}", 1, states.append)
+    return plan, folder, told, states[-1]
+
+
+def test_potential_and_binding_have_units(evolved):
+    """phi climbs by what G M/r^2 says, and the binding energy is about that of an NFW halo, G M200c/R200c."""
+    _, folder, told, _ = evolved
+    (halo, formed, retention), x, phi, _, particle, side, b = told[0][0], *told[1:]
+    assert 0.3 < formed < 1 and np.load(folder.rows(0))["retention"][0] == retention
+    assert folder.chunk(0).exists() and not folder.draw(0).exists()
     r = np.linalg.norm(wrapped(x - halo.centre, side), axis=1)
     order = np.argsort(r)
     mass = particle * b.Om0 / b.Ob0 * (np.arange(len(r)) + 1)
@@ -77,6 +88,22 @@ def test_potential_and_binding_have_units(first, monkeypatch):
     middle, edge = (np.flatnonzero(np.abs(r[order] / halo.radius_200m - at) < 0.1) for at in (0.5, 1.2))
     assert np.mean(phi[order][edge]) - np.mean(phi[order][middle]) == pytest.approx(np.mean(climb[edge]) - np.mean(climb[middle]), rel=0.15)
     assert 0.65 < halo.depth / (G_MPC * halo.mass_200c / halo.radius_200c) < 1.3
+
+
+def test_velocities_are_those_that_bind_the_cluster(evolved):
+    """Each particle has its own, in km/s: twice their energy within R200c is the binding energy, and some more for what falls in; none of all."""
+    plan, folder, _, state = evolved
+    with h5py.File(folder.chunk(0)) as f:
+        x, v = (np.concatenate([f[f"PartType{k}/{name}"][:].astype(float) for k in (0, 1)]) for name in ("Coordinates", "Velocities"))
+    with np.load(folder.rows(0)) as row:
+        centre, radius, mass = (row[k][0] for k in ("position", "radius_200c", "mass_200c"))
+    b = plan.background
+    near = np.linalg.norm(wrapped(x / 1e3 / b.h - centre, plan.cell), axis=1) < radius
+    weight = np.repeat([plan.m_gas, plan.m_dm], plan.n_box)
+    assert v == pytest.approx(70 * np.concatenate([state.p[plan.n_box :], state.p[: plan.n_box]]), rel=1e-6)
+    own = v[near] - np.average(v[near], axis=0, weights=weight[near])
+    assert 0.7 < np.average(np.sum(own**2, axis=1), weights=weight[near]) / (G_MPC * mass / radius) < 2
+    assert np.linalg.norm(np.average(v, axis=0, weights=weight)) < 0.01 * np.sqrt(np.mean(own**2))
 
 
 def test_a_box_is_saved_on_the_way_and_taken_up_there(first, monkeypatch):

@@ -43,7 +43,7 @@ def halo():
 @pytest.fixture(scope="module")
 def settled():
     spheres, x, phi, number, particle, r = halo()
-    return gas.settle([(spheres, 0.64)], x, phi, number, particle, SIDE, B), number, particle, r
+    return gas.settle([(spheres, 0.64, 0.0)], x, phi, number, particle, SIDE, B), number, particle, r
 
 
 def test_mass_is_kept_and_the_halo_has_its_gas(settled):
@@ -57,10 +57,10 @@ def test_mass_is_kept_and_the_halo_has_its_gas(settled):
 @pytest.mark.parametrize("room", [1.2, 1.02, 1.0])
 def test_small_halos_between_others_have_no_negative_gas(monkeypatch, room):
     """Little gas belongs to the halo, and little room is around it: what it lacks lies elsewhere, and the mass is kept."""
-    monkeypatch.setattr(gas, "gas_fraction", lambda mass: 0.06)
+    monkeypatch.setattr(gas, "gas_fraction", lambda mass, retention: 0.06)
     spheres, x, phi, number, particle, r = halo()
     there = (r < room) | (r > gas.REACH)
-    out = gas.settle([(spheres, 0.64)], *(k[there] for k in (x, phi, number)), particle, SIDE, B)
+    out = gas.settle([(spheres, 0.64, 0.0)], *(k[there] for k in (x, phi, number)), particle, SIDE, B)
     assert (out.mass >= 0).all() and np.isfinite(out.energy).all() and (out.energy > 0).all()
     assert out.mass.sum() == pytest.approx(np.sum(there) * particle, rel=1e-9)
     assert out.mass[r[there] * R < R200].sum() == pytest.approx(0.06 * B.Ob0 / B.Om0 * M200, rel=1e-6)
@@ -82,7 +82,7 @@ def test_gas_is_in_equilibrium_and_has_the_energy_of_the_binding(monkeypatch):
     """Without turbulence: dP/dr = -rho dphi/dr, and the thermal energy within R200c goes with the binding energy there."""
     monkeypatch.setattr(gas.profiles, "nonthermal", lambda x, turbulence: 0 * x)
     spheres, x, phi, number, particle, r = halo()
-    out = gas.settle([(spheres, 0.64)], x, phi, number, particle, SIDE, B)
+    out = gas.settle([(spheres, 0.64, 0.0)], x, phi, number, particle, SIDE, B)
     pressure, order = out.density * out.energy * 2 / 3, np.argsort(r)
     order = order[(r[order] > 0.05) & (r[order] < 0.7)][::50]
     work = -np.cumsum(0.5 * (out.density[order][1:] + out.density[order][:-1]) * np.diff(phi[order]))
@@ -94,4 +94,27 @@ def test_gas_is_in_equilibrium_and_has_the_energy_of_the_binding(monkeypatch):
 
 def test_late_halos_are_more_turbulent_and_light_ones_have_less_gas():
     assert gas.turbulence(0.8) > 1.15 * gas.turbulence(0.64) > 1.3 * gas.turbulence(0.5)
-    assert 0.85 < gas.gas_fraction(1e15) < 0.94 and 0.2 < gas.gas_fraction(1e13) < 0.4
+    assert 0.85 < gas.gas_fraction(1e15) < 0.9 and 0.2 < gas.gas_fraction(1e13) < 0.4
+
+
+def test_retention_scatters_the_gas_as_in_the_halo_model():
+    assert [profiles.gas_scatter(m) for m in (5e15, 1e15, 1e14, 1e12)] == pytest.approx([0.1, 0.1, 0.2, 0.25])
+    spread = [np.log(gas.gas_fraction(m, 1.0) / gas.gas_fraction(m)) for m in (1e15, 1e14)]
+    assert spread == pytest.approx([0.1, 0.2]) and gas.gas_fraction(1e15, 9.0) == gas.MOST
+    spheres, x, phi, number, particle, r = halo()
+    inside = r * R < R200
+    kept = [gas.settle([(spheres, 0.64, f)], x, phi, number, particle, SIDE, B) for f in (-1.0, 1.0)]
+    few, much = (out.mass[inside].sum() for out in kept)
+    assert np.log(much / few) == pytest.approx(2 * profiles.gas_scatter(MASS), rel=1e-5)
+    assert kept[0].mass.sum() == pytest.approx(kept[1].mass.sum(), rel=1e-9)
+
+
+def test_no_place_is_empty_even_above_the_edge_of_the_polytrope():
+    """As on the ridge between two halos that meet, where the potential is higher than the gas may climb."""
+    spheres, x, phi, number, particle, r = halo()
+    ridge = np.flatnonzero((r > 0.3) & (r < 0.5))[:8]
+    phi = phi.copy()
+    phi[ridge] = 0.0
+    out = gas.settle([(spheres, 0.64, 0.0)], x, phi, number, particle, SIDE, B)
+    assert out.mass[ridge] == pytest.approx(gas.THINNEST * particle) and (out.density > 0).all() and (out.energy > 0).all()
+    assert out.mass.sum() == pytest.approx(len(r) * particle, rel=1e-9)
