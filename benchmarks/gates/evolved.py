@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gates import abundance, clusters, convergence, dynamics, figure, halos, inference, stripped
+from gates import abundance, clusters, convergence, dynamics, figure, halos, inference, stripped, subhalos
 from gates.table import Table
 from hpcdiff.config import read_config
 from hpcdiff.cosmology import Background
@@ -16,7 +16,7 @@ from hpcdiff.sections import Split
 from hpcdiff.simulate.nbody.plan import PAPER_PARTICLE, PAPER_SOFTENING, Plan
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "nbody.yaml"
-PARTS = (("lighter", 1.5e14, 4.2e14, 31.5, 4 / 7), ("heavier", 4.2e14, 1.2e15, 42.8, 3 / 7))
+PARTS = (("lighter", 1.5e14, 4.2e14, 42.0, 4 / 7), ("heavier", 4.2e14, 1.2e15, 60.0, 3 / 7))
 """Name, lowest and highest target mass (Msun), side of the boxes (Mpc), share of the clusters."""
 PARTICLE = 1.01e11
 """Dark-matter particle of the clusters, Msun: the preset's."""
@@ -125,6 +125,7 @@ def run(options, make: Callable) -> tuple[dict, Callable]:
     background = snapshots[0].background
     gates(table, of, background)
     clusters.gates(table, of, background)
+    subhalos.gates(table, [host for s in snapshots for host in subhalos.hosts(s, s.least / FITTED)])
     for name, more in runs:
         stripped.strip(folder / name, folder / f"{name}, no clumps")
         make(folder / f"{name}, no clumps", CONFIG, more, ("project",))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import h5py
@@ -29,14 +30,14 @@ class Snapshot:
 
     Attributes:
         halos: the catalogue's columns. x, m: {"gas", "dm"}: positions (n, 3), masses (n,). density, u: of the gas.
-        least: radius (Mpc) within which the softening of gravity is felt.
+        least: radius (Mpc) within which the softening of gravity is felt. paths: of the snapshot's files.
     """
 
     def __init__(self, folder: Path, least: float = 0.0) -> None:
         self.least = least
         with h5py.File(folder / "halos.hdf5") as f:
             self.halos = {k: v[:] for k, v in f.items()}
-        paths = sorted((folder / "snapshot").glob("*.hdf5"))
+        self.paths = paths = sorted((folder / "snapshot").glob("*.hdf5"))
         with h5py.File(paths[0]) as f:
             head = dict(f["Header"].attrs)
             kinds = {"gas": "PartType0", "dm": "PartType1"}
@@ -55,6 +56,17 @@ class Snapshot:
         self.density, self.u = np.concatenate(parts["density"]), np.concatenate(parts["u"])
         self.trees = {k: cKDTree(x, boxsize=self.side) for k, x in self.x.items()}
         self.background = Background(head["Omega0"], head["OmegaBaryon"], h)
+
+    @functools.cached_property
+    def v(self) -> np.ndarray | None:
+        """Peculiar velocities of the dark matter, km/s, (n, 3); None where the snapshot has none."""
+        parts = []
+        for path in self.paths:
+            with h5py.File(path) as f:
+                if "Velocities" not in f["PartType1"]:
+                    return None
+                parts.append(f["PartType1/Velocities"][:])
+        return np.concatenate(parts)
 
     def about(self, i: int, kind: str, radius: float) -> tuple[np.ndarray, np.ndarray]:
         """Particles within a radius (Mpc) of halo i: their numbers and positions about it."""

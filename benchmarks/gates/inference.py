@@ -55,8 +55,8 @@ class Logarithmic:
         return self._transforms[field].forward(x) if field in self._transforms else x
 
 
-def coherence(paths: list[Path], shuffled: bool = False, k_split: float = 2.0, folds: int = 0) -> dict[str, tuple[float, float]]:
-    """Of the Wiener map of each output from the logarithms of the inputs, median over test views of r on small scales, k > k_split h/Mpc: (whole map, what is not round).
+def coherence(paths: list[Path], shuffled: bool = False, k_split: float = 2.0, folds: int = 0) -> dict[str, tuple[float, float, float]]:
+    """Of the Wiener map of each output from the logarithms of the inputs, median over test views of r on small scales, k > k_split h/Mpc: (whole map, what is not round), and of the mean training map.
 
     What is not round: a map less its mean in rings about the centre. With another halo's inputs if shuffled. Each halo is tested with a filter of the
     others if there are `folds`, else those of the test split with a filter of the training split.
@@ -77,26 +77,28 @@ def gates(table: Table, as_it_is: dict, shuffled: dict, bare: dict) -> None:
     r, other, less = (found["dm"] for found in (as_it_is, shuffled, bare))
     table.gate("inference", "Wiener map of the dark matter: r(k > 2 h/Mpc)", r[0], 0.6, 0.9)
     table.gate("inference", "what is not round: r less that with other halos' inputs", r[1] - other[1], 0.05, 0.9)
-    for k, name in enumerate(("Wiener map of the dark matter", "what is not round")):
-        table.gate("shuffled inputs", f"{name}: r with other halos' inputs", other[k], -0.1, 0.1)
+    whole, angular = "Wiener map of the dark matter", "what is not round"
+    table.gate("shuffled inputs", f"{whole}: r with other halos' inputs less that of the mean training map", other[0] - other[2], -1, 0.05)
+    table.gate("shuffled inputs", f"{angular}: r with other halos' inputs", other[1], -0.1, 0.1)
+    for k, name in enumerate((whole, angular)):
         table.gate("inference", f"{name}: by how much the gas of subhalos raises r", r[k] - less[k], 0.0, 0.9)
 
 
 def _views(maps: Logarithmic, shuffled: bool, k_split: float) -> dict[str, list]:
-    """The two r of every test view."""
+    """The three r of every test view."""
     baselines = Baselines(World(), maps, INPUTS, OUTPUTS)
     modes, rings = mode_rings(maps.npix), pixel_rings(maps.npix, whole=True)
     rows = maps.rows("test")
     k = wavenumbers(modes, float(maps.catalog["width_mpc"][rows[0]]), float(maps.attributes["h"]))
     halo = maps.catalog["halo_id"][rows]
     sources = np.roll(rows, int((halo == halo[0]).sum())) if shuffled else rows
-    found = {name: [] for name in OUTPUTS}
+    found, mean = {name: [] for name in OUTPUTS}, {name: maps.read(name, maps.rows("train")).mean(axis=0, dtype=float) for name in OUTPUTS}
     for row, source in zip(rows, sources, strict=True):
         x = np.stack([maps.read(f, np.array([source]))[0] for f in INPUTS]).astype(np.float64)
         predicted = baselines.predict(x, int(source), ("wiener",))["wiener"]
         for o, name in enumerate(OUTPUTS):
             truth = maps.read(name, np.array([row]))[0].astype(np.float64)
-            pairs = [(truth, predicted[o]), tuple(m - rings.spread(rings.mean(m)) for m in (truth, predicted[o]))]
+            pairs = [(truth, predicted[o]), tuple(m - rings.spread(rings.mean(m)) for m in (truth, predicted[o])), (truth, mean[name])]
             found[name].append([_small(*(np.fft.fft2(m) for m in pair), modes, k, k_split) for pair in pairs])
     return found
 

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import make_maps
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
-from gates import abundance, convergence, evolved, projected
+from gates import abundance, convergence, evolved, inference, projected
 from gates.table import Table, cells, failing, markdown
 
 from hpcdiff.cosmology import Background
@@ -63,3 +64,16 @@ def test_the_table_says_what_does_not_hold():
     assert failing(table.rows) == ["three", "two"] and len(table.rows) == 3
     assert cells(table.rows)[0] == ["a", "1", "0.049", "0.95", "1.05", "yes"] and cells(table.rows)[1][-1] == "NO"
     assert markdown({"gates": table.rows}).splitlines()[3] == "| b | 1.2 |  | 0.9 | 1.1 | NO |"
+
+
+def test_the_mean_map_knows_nothing_of_the_inputs_and_what_it_has_is_no_skill(tmp_path):
+    """Its r is the same whatever the inputs; those of another halo are held against it, not against nothing."""
+    make_maps(tmp_path / "maps.h5", halos=30, npix=16, train=0.6, val=0.1, test=0.3)
+    own, other = (inference.coherence([tmp_path / "maps.h5"], shuffled, k_split=0.5)["dm"] for shuffled in (False, True))
+    assert own[2] == other[2] and own[0] > other[0] and own[1] > other[1] + 0.1
+    table = Table()
+    inference.gates(table, *({"dm": r} for r in ((0.8, 0.3, 0.75), (0.7, 0.02, 0.75), (0.75, 0.2, 0.75))))
+    assert [row["value"] for row in table.rows] == pytest.approx([0.8, 0.28, -0.05, 0.02, 0.05, 0.1])
+    assert failing(table.rows) == []
+    inference.gates(table, *({"dm": r} for r in ((0.95, 0.3, 0.6), (0.7, 0.2, 0.6), (0.75, 0.2, 0.6))))
+    assert failing(table.rows) == ["inference", "shuffled inputs"]
