@@ -7,7 +7,8 @@ quality   On a finished run's trained model: one view of each test halo (the axe
           several numbers of steps and from both starts; the same views and the same names of the noise for all. Writes
           benchmarks/results/sampler_quality.json and a figure for each field. What is drawn is kept in --work, in pieces of 4 halos by
           all samplers, so that --drawn compares what there is at any time; the same command in several processes shares the work
-          (OMP_NUM_THREADS=1 each), and the last to end writes the whole.
+          (OMP_NUM_THREADS=1 each), and the last to end writes the whole. A setting drawn for fewer halos than the reference is compared on these,
+          and not chosen.
           The reference is Euler-Maruyama with 1000 steps from a matched start. Differences to it are paired: of the same halos, with an
           error by bootstrap over halos. The rule for `sample.sampler: auto`: the setting with fewest network evaluations that is not
           worse than the reference in fair CRPS and in coverage (of the widest order-statistics interval), of pixels and of the total
@@ -31,7 +32,6 @@ import math
 import re
 from pathlib import Path
 
-import numpy as np
 import torch
 from report import RESULTS, machine, write
 from sampler_closed_form import SDE, SPREADS, moments
@@ -79,13 +79,10 @@ def quality(options: argparse.Namespace) -> None:
     n = len(next(iter(scores.get(reference, {}).values()), ()))
     if n < 2:
         raise SystemExit(f"{reference.name} is not drawn yet, and it is what all are held against")
-    resampled = contest.resamples(n)
-    sums = {s: contest.summarise({k: v[:n] for k, v in x.items()}, resampled, options.samples) for s, x in scores.items() if _count(x) >= n}
     rows = []
-    for setting, mine in sums.items():
-        about = {"name": setting.name, "curve": setting.curve, **{key: getattr(setting, key) for key in KEYS}}
-        about["gaussian"] = on_gaussians(setting)
-        rows.append(about | {"against": contest.against(mine, sums[reference], options.samples)})
+    for setting, (halos, found) in contest.compared(scores, reference, options.samples).items():
+        about = {"name": setting.name, "curve": setting.curve, **{key: getattr(setting, key) for key in KEYS}, "halos": halos}
+        rows.append(about | {"gaussian": on_gaussians(setting), "against": found})
     chosen, by_scores = contest.choose(rows), contest.choose(rows, math.inf)
     content = {
         "machine": machine("torch", "numpy"),
@@ -116,10 +113,6 @@ def on_gaussians(setting: Setting) -> float:
     start = (SPREADS**2 + SDE.sigma_max**2).sqrt()
     deviation = moments(setting.sampler, setting.steps, setting.churn, start, 0.0)[0] - 1
     return deviation[deviation.abs().argmax()].item()
-
-
-def _count(scores: dict[str, np.ndarray]) -> int:
-    return len(next(iter(scores.values())))
 
 
 def clock(options: argparse.Namespace) -> None:

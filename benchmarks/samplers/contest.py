@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+from typing import TypeVar
+
 import numpy as np
 
 from samplers.scores import nominal
 
+T = TypeVar("T")
+"""A setting, or the name of one."""
 DRAWS = 4000
 """Bootstrap draws over halos."""
 CRPS_MARGIN, COVERAGE_MARGIN = 0.1, 0.1
@@ -51,7 +56,7 @@ def loss(name: str, mine: np.ndarray, reference: np.ndarray, samples: int) -> np
 
 
 def against(mine: dict[str, np.ndarray], reference: dict[str, np.ndarray], samples: int) -> dict[str, dict]:
-    """{name: {"value", "error", "loss", "loss_error"}}, each a list over fields, from two settings' `summarise` on the same draws."""
+    """{name: {"value", "error", "loss", "loss_error", "reference"}}, each a list over fields, from two settings' `summarise` on the same draws."""
     out = {}
     for name in (*CRPS, *COVERAGE, *SKILL, *TO_ONE, "profile_error"):
         x = mine[name]
@@ -61,8 +66,26 @@ def against(mine: dict[str, np.ndarray], reference: dict[str, np.ndarray], sampl
             "error": x[1:].std(0).tolist(),
             "loss": lost[0].tolist(),
             "loss_error": lost[1:].std(0).tolist(),
+            "reference": reference[name][0].tolist(),
         }
     return out
+
+
+def compared(scores: dict[T, dict[str, np.ndarray]], reference: T, samples: int) -> dict[T, tuple[int, dict[str, dict]]]:
+    """Of each setting the number of its halos, at most those of the reference, and `against` the reference on the same halos.
+
+    Args:
+        scores: {setting: {name: (n, C)}}, a row a halo, in the same order for all; n may differ.
+    """
+
+    @functools.cache
+    def summary(setting: T, halos: int) -> dict[str, np.ndarray]:
+        return summarise({name: x[:halos] for name, x in scores[setting].items()}, resamples(halos), samples)
+
+    def count(setting: T) -> int:
+        return min(len(next(iter(scores[one].values()))) for one in (setting, reference))
+
+    return {s: (count(s), against(summary(s, count(s)), summary(reference, count(s)), samples)) for s in scores}
 
 
 def worse(found: dict[str, dict], names: tuple[str, ...] = (*CRPS, *COVERAGE)) -> list[str]:
@@ -79,9 +102,12 @@ def worse(found: dict[str, dict], names: tuple[str, ...] = (*CRPS, *COVERAGE)) -
 def choose(rows: list[dict], gaussian_margin: float = GAUSSIAN_MARGIN) -> dict | None:
     """The cheapest that is not worse in CRPS and coverage and right on Gaussians; of equally cheap ones that of the lowest CRPS; or None.
 
-    rows: {"curve", "steps", "init", "nfe", "gaussian", "against": `against`} of each setting; gaussian: largest deviation of the spread.
+    Those that were drawn for fewer halos than others are not chosen.
+
+    rows: {"curve", "steps", "init", "nfe", "halos", "gaussian", "against": `against`} of each setting; gaussian: largest deviation of the spread.
     """
-    good = [row for row in rows if not worse(row["against"]) and abs(row["gaussian"]) <= gaussian_margin]
+    most = max((row["halos"] for row in rows), default=0)
+    good = [row for row in rows if row["halos"] == most and not worse(row["against"]) and abs(row["gaussian"]) <= gaussian_margin]
     return min(good, key=lambda row: (row["nfe"], sum(sum(row["against"][name]["loss"]) for name in CRPS)), default=None)
 
 

@@ -33,7 +33,10 @@ TINY = 0.02
 
 
 def draw(content: dict, path: Path, field: int) -> None:
-    """Six scores of one field against network evaluations: each sampler, both starts, the reference as a band."""
+    """Six scores of one field against network evaluations: each sampler, both starts, the reference as a band.
+
+    What was drawn for fewer halos than the reference is moved by how much the reference differs on these.
+    """
     figure, axes = plt.subplots(2, 3, figsize=(13, 7), layout="constrained", sharex=True)
     reference = content["reference"]["against"]
     for ax, (name, key, scale, label) in zip(axes.flat, PANELS, strict=True):
@@ -52,8 +55,9 @@ def draw(content: dict, path: Path, field: int) -> None:
                 rows = [row for row in content["rows"] if (row["curve"], row["init"]) == (curve, init)]
                 rows.sort(key=lambda row: row["nfe"])
                 x = [row["nfe"] * (1 + TINY * (n - 2)) for row in rows]
-                y = [scale * row["against"][name][key][field] for row in rows]
-                bars = [scale * row["against"][name]["loss_error"][field] for row in rows]
+                found = [row["against"][name] for row in rows]
+                y = [scale * one[key][field] + (key == "value") * (at - scale * one["reference"][field]) for one in found]
+                bars = [scale * one["loss_error"][field] for one in found]
                 style = {"mfc": "none", "ls": ":"} if init == "prior" else {}
                 ax.errorbar(x, y, bars, color=colour, marker=marker, ms=5, lw=1, elinewidth=0.8, **style)
         ax.set(xscale="log", ylabel=label)
@@ -71,9 +75,9 @@ def draw(content: dict, path: Path, field: int) -> None:
     handles += [plt.Rectangle((0, 0), 1, 1, color="0.9", label=f"{content['reference']['name']}, its error over halos")]
     handles += [plt.Line2D([], [], color="0.4", ls=":", lw=1, label="as it should be")]
     figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=9, frameon=False)
-    figure.suptitle(
-        f"{content['fields'][field]}: {content['halos']} halos, {content['samples']} samples each; bars: error of the paired difference",
-        fontsize=11,
-    )
+    fewest = min(row["halos"] for row in content["rows"])
+    how_many = f"{content['halos']} halos" + (f" (or {fewest}, moved by the reference's difference)" if fewest < content["halos"] else "")
+    title = f"{content['fields'][field]}: {how_many}, {content['samples']} samples each; bars: error of the paired difference"
+    figure.suptitle(title, fontsize=11)
     figure.savefig(path, dpi=110)
     plt.close(figure)

@@ -11,13 +11,25 @@ VALUES = (*contest.COVERAGE, *contest.SKILL, "b_small", "b_large", "r_small", "r
 
 def show(content: dict) -> None:
     """Print a table for each field, what `auto` shall be, and what each sampler needs."""
-    header = ["sampler", "init", "steps", "NFE", "CRPS pixel, worse by", "total", "cover pixel", "total", "spread/skill pixel", "total"]
+    header = [
+        "sampler",
+        "init",
+        "steps",
+        "NFE",
+        "halos",
+        "CRPS pixel, worse by",
+        "total",
+        "cover pixel",
+        "total",
+        "spread/skill pixel",
+        "total",
+    ]
     header += ["b small", "large", "r small", "large", "a sample's b small", "r small", "profile error", "worse in"]
     for field, name in enumerate(content["fields"]):
         lines = []
         for row in content["rows"]:
             found = row["against"]
-            line = [row["curve"], row["init"], str(row["steps"]), str(row["nfe"])]
+            line = [row["curve"], row["init"], str(row["steps"]), str(row["nfe"]), str(row["halos"])]
             for q in contest.CRPS:
                 line.append(f"{100 * found[q]['loss'][field]:+.1f} +- {100 * found[q]['loss_error'][field]:.1f} %")
             line += [f"{found[q]['value'][field]:.3f}" for q in VALUES]
@@ -35,7 +47,16 @@ def show(content: dict) -> None:
 
 def markdown(content: dict) -> str:
     """One table of all fields; a cell has a number for each, in the order of the fields."""
-    header = ["sampler", "start", "steps", "NFE", "CRPS of pixels, worse by (%)", "CRPS of total mass, worse by (%)", "coverage of pixels"]
+    header = [
+        "sampler",
+        "start",
+        "steps",
+        "NFE",
+        "halos",
+        "CRPS of pixels, worse by (%)",
+        "CRPS of total mass, worse by (%)",
+        "coverage of pixels",
+    ]
     header += ["coverage of total mass", "spread over skill, total mass", "b of a sample, small scales", "profile error (%)"]
     header += ["spread on Gaussians, off by (%)", "worse"]
     lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
@@ -54,6 +75,7 @@ def markdown(content: dict) -> str:
             row["init"],
             str(row["steps"]),
             str(row["nfe"]),
+            str(row["halos"]),
             *(losses(q) for q in contest.CRPS),
         ]
         cells += [values(q) for q in (*contest.COVERAGE, "total_spread_skill", "sample_b_small")]

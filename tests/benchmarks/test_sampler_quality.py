@@ -1,5 +1,6 @@
 """The sampler benchmark's own statistics: scores by closed form, paired differences, the rule for `auto`, pieces that are not drawn twice."""
 
+import json
 import math
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
-from samplers import contest, speed
+from samplers import contest, speed, tables
 from samplers.draw import PIECE, Setting, Views
 from samplers.scores import NAMES, nominal, score, score_views
 
@@ -107,7 +108,7 @@ def test_coverage_is_worse_on_either_side_of_the_nominal_one():
         assert contest.loss("pixel_coverage", np.array(mine), np.array(reference), S) == pytest.approx(lost)
 
 
-def setting(sampler: str, nfe: int, lost: float, init: str = "matched", gaussian: float = -0.005) -> dict:
+def setting(sampler: str, nfe: int, lost: float, init: str = "matched", gaussian: float = -0.005, halos: int = 34) -> dict:
     return {
         "sampler": sampler,
         "curve": sampler,
@@ -115,6 +116,7 @@ def setting(sampler: str, nfe: int, lost: float, init: str = "matched", gaussian
         "nfe": nfe,
         "init": init,
         "gaussian": gaussian,
+        "halos": halos,
         "against": found_with(lost, 0.01),
     }
 
@@ -126,6 +128,24 @@ def test_auto_is_the_cheapest_that_is_not_worse_and_of_equals_the_better():
     lucky = setting("e", 5, 0.0, gaussian=-0.05)
     assert contest.choose([*rows, lucky])["sampler"] == "c"
     assert contest.choose([*rows, lucky], math.inf)["sampler"] == "e"
+    assert contest.choose([*rows, setting("f", 5, 0.0, halos=16)])["sampler"] == "c"  # drawn for a part of the halos
+
+
+def test_a_setting_of_fewer_halos_is_held_against_the_reference_on_these():
+    values = np.exp(np.random.default_rng(4).standard_normal((12, 1)))
+    scores = {"reference": values, "few": 1.02 * values[:5], "more": np.concatenate([1.01 * values, values[:2]])}
+    found = contest.compared({name: dict.fromkeys(NAMES, x) for name, x in scores.items()}, "reference", S)
+    assert {name: halos for name, (halos, _) in found.items()} == {"reference": 12, "few": 5, "more": 12}
+    for name, lost in (("few", 0.02), ("more", 0.01), ("reference", 0.0)):
+        halos, of = found[name]
+        assert of["pixel_crps"]["loss"] == pytest.approx([lost]) and of["pixel_crps"]["loss_error"] == pytest.approx([0], abs=1e-9)
+        assert of["pixel_crps"]["reference"] == pytest.approx([values[:halos].mean()])
+
+
+def test_the_table_of_the_documentation_is_the_measured_one():
+    root = Path(__file__).resolve().parents[2]
+    content = json.loads((root / "benchmarks" / "results" / "sampler_quality.json").read_text())
+    assert tables.markdown(content) in (root / "docs" / "samplers.md").read_text()
 
 
 def test_what_a_sampler_needs_is_not_a_lucky_coarse_setting():
