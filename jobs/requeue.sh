@@ -14,7 +14,8 @@ begin() {
   [ -z "${SLURM_ARRAY_TASK_ID:-}" ] || me=${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}_$SLURM_ARRAY_TASK_ID
   run=$(python -m hpcdiff.config get run.dir "$@") || exit 2
   status=$run/$stage.status.json guard=$run/.$stage.requeued # where the stage says how it ended; from where it was requeued
-  rm -f "$status" "$run/stop"
+  export HPCDIFF_END=$run/.$stage.end.$SLURM_JOB_ID          # how its first task to end early did so (task.sh)
+  rm -f "$status" "$run/stop" "$HPCDIFF_END"
   lay_out "$run"
   mkdir -p "$run" 2>/dev/null # for the file stop; where that cannot be, the stage says why
   trap ask USR1 TERM # the time limit comes near (--signal), or the job is preempted
@@ -33,16 +34,14 @@ step() {
 }
 
 under_torchrun() { # without GPUs: HPCDIFF_PROCESSES a node, else the tasks a node that were asked for
-  local tasks=${SLURM_NTASKS_PER_NODE:-1} processes=${SLURM_GPUS_ON_NODE:-0} host cores own
+  local tasks=${SLURM_NTASKS_PER_NODE:-1} processes=${SLURM_GPUS_ON_NODE:-0} host cores
   [ "$processes" -gt 0 ] || processes=${HPCDIFF_PROCESSES:-$tasks}
   cores=$((${SLURM_CPUS_PER_TASK:-1} * tasks)) # one torchrun has the cores of all tasks of its node, and srun is told that they are its own
   host=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-  # nodes are numbered by Slurm: where torchrun numbers them itself, the first to end leaves a stack trace in the log of a job that went well
-  own='exec torchrun --node-rank="$SLURM_NODEID" "$@"'
   # a dead node must end the others (-K); torchrun dies of a USR1 that it is not told to handle, and leaves its workers
   step env SRUN_CPUS_PER_TASK=$cores SLURM_CPUS_PER_TASK=$cores srun --kill-on-bad-exit=1 --nodes="$SLURM_NNODES" --ntasks="$SLURM_NNODES" --ntasks-per-node=1 \
     --cpus-per-task=$cores \
-    bash -c "$own" torchrun --nnodes="$SLURM_NNODES" --nproc-per-node="$processes" \
+    bash jobs/task.sh torchrun --nnodes="$SLURM_NNODES" --nproc-per-node="$processes" \
     --master-addr="$host" --master-port=$((20000 + SLURM_JOB_ID % 20000)) --signals-to-handle=SIGTERM,SIGINT,SIGUSR1 "$@"
 }
 
@@ -57,15 +56,17 @@ mark() { # how far the work is, in what a restart that comes no further leaves a
 }
 
 finish() {
-  local code times=0 here
+  local code end times=0 here
   ! grep -q -s -x "requeue $SLURM_JOB_ID" "$run/stop" || rm -f "$run/stop" # a signal that came when the stage had ended
-  code=$(sed -n 's/.*"exit": \([0-9]*\).*/\1/p' "$status" 2>/dev/null)
+  code=$(sed -n 's/.*"exit": \([0-9]*\).*/\1/p' "$status" 2>/dev/null) end=$(readlink "$HPCDIFF_END")
+  rm -f "$HPCDIFF_END"
   case ${code:-${asked:+75}} in # no status after a signal: killed before it could save
     0) rm -f "$guard"; exit 0 ;;
     75) ;;
-    "" | 1) # a fault of ours, or a rank is gone; with its node, it is worth another try
-      nodes_gone || failed "$(reason)"
-      echo "hpcdiff $stage: job $me has lost a node ($(reason)), so it is requeued" >&2 ;;
+    "" | 1) # a fault of ours, or a rank is gone: worth another try where TERM came while the stage was starting, or with its node
+      [ "$end" = told ] || nodes_gone || failed "$(reason)"
+      if [ "$end" = told ]; then end="was told to end before it could save"; else end="has lost a node"; fi
+      echo "hpcdiff $stage: job $me $end ($(reason)), so it is requeued" >&2 ;;
     *) failed "$(reason)" ;;
   esac
   if grep -q '"requeue": false' "$status" 2>/dev/null; then

@@ -84,7 +84,7 @@ def test_job_scripts_are_short_valid_and_name_their_stage(script):
 @pytest.mark.parametrize("stage", STAGES[:2])
 def test_mpi_stages_run_under_srun_with_pmix(slurm, config, stage):
     done, log = slurm(f"{stage}.sbatch", config, "run.seed=3", SRUN_DOES="true")
-    assert f"--mpi=pmix python -m hpcdiff.{stage} {config} run.seed=3" in log
+    assert f"--mpi=pmix bash jobs/task.sh python -m hpcdiff.{stage} {config} run.seed=3" in log
     assert slurm(f"{stage}.sbatch", config, SRUN_DOES="exit 2")[0].returncode != 0
 
 
@@ -107,11 +107,14 @@ def test_jobs_decide_from_the_status_file(slurm, config, script, code, more, ret
     srun = next(line for line in log.splitlines() if line.startswith("srun "))
     assert "--kill-on-bad-exit=1" in srun
     if script in STAGES[2:]:
-        assert "torchrun --nnodes=2 --nproc-per-node=4 --master-addr=node7 --master-port=20042" in srun
-        assert '--node-rank="$SLURM_NODEID"' in srun  # of each node, so not yet a number
+        assert "bash jobs/task.sh torchrun --nnodes=2 --nproc-per-node=4 --master-addr=node7 --master-port=20042" in srun
         assert "--signals-to-handle=SIGTERM,SIGINT,SIGUSR1" in srun
     if script == "train_deepspeed":
-        assert f"python -m hpcdiff.train {config} train.engine=deepspeed" in srun and "torchrun" not in srun and "deepspeed " not in srun
+        assert (
+            f"bash jobs/task.sh python -m hpcdiff.train {config} train.engine=deepspeed" in srun
+            and "torchrun" not in srun
+            and "deepspeed " not in srun
+        )
 
 
 @pytest.mark.parametrize("name", ["USR1", "TERM"])
@@ -272,6 +275,50 @@ def test_a_job_that_has_lost_a_node_is_requeued_and_a_failed_one_says_why(slurm,
     assert ("has lost a node" if requeued else "job 42 failed (") in done.stderr and ("without a word" in done.stderr) == (code is None)
 
 
+@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize(
+    ("first", "code", "requeued"),
+    [("told", None, True), ("told", 1, True), ("told", 2, False), ("failed", None, False), ("failed", 1, False)],
+)
+def test_term_while_a_stage_starts_is_no_fault_of_its_own(slurm, config, script, first, code, requeued):
+    """What task.sh has noted decides where there is no status, or one of the ranks that outlived the told one; a note of an earlier run does not."""
+    run, stage = config.parent / "run", script.split("_")[0]
+    note = run / f".{stage}.end.42"
+    note.symlink_to("failed" if requeued else "told")
+    write = "true" if code is None else status(code)
+    does = f'[ ! -L "$HPCDIFF_END" ] || exit 9; ln -s {first} "$HPCDIFF_END"; {write}; exit 1'
+    done, log = slurm(f"{script}.sbatch", config, SRUN_DOES=does, RUN=str(run), STAGE=stage)
+    assert ("scontrol requeue 42" in log) == requeued and done.returncode == (0 if requeued else 1), done.stderr
+    assert ("job 42 was told to end before it could save (" if requeued else "job 42 failed (") in done.stderr
+    assert not note.is_symlink()
+
+
+@pytest.mark.parametrize(
+    ("does", "code", "noted"),
+    [
+        ("exit 0", 0, None),
+        ("exit 3", 3, "failed"),
+        ("kill -KILL $$", 137, "failed"),
+        ("kill -TERM $PPID; sleep 0.5; exit 0", 0, "told"),
+        ("kill -TERM $PPID; sleep 0.5; exit 75", 75, "told"),
+        ("trap 'sleep 0.5; exit 4' TERM; kill -TERM $PPID; kill -TERM $$; sleep 5", 4, "told"),
+        ("kill -USR1 $PPID; sleep 0.5; exit 5", 5, "failed"),
+        ("kill -INT $PPID; sleep 0.5; exit 0", 0, None),
+    ],
+)
+@pytest.mark.parametrize("before", [None, "told", "failed"])
+def test_a_task_notes_whether_its_end_was_asked_for(tmp_path, does, code, noted, before):
+    """The first note of a step stands: later ends follow from the first. The exit status is the command's, also after a signal."""
+    note = tmp_path / "end"
+    if before:
+        note.symlink_to(before)
+    env = environment(HPCDIFF_END=str(note), SLURM_NODEID="3")
+    words = ["bash", ROOT / "jobs" / "task.sh", "bash", "-c", f"echo node $PET_NODE_RANK; {does}"]
+    done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=60)
+    assert done.returncode == code and done.stdout == "node 3\n"
+    assert (os.readlink(note) if note.is_symlink() else None) == (before or noted)
+
+
 @pytest.mark.parametrize(("asked", "gres"), [({}, "gpu:2,disk:1"), ({"SLURM_GPUS_PER_NODE": "2"}, "disk:1")])
 def test_a_chained_link_asks_for_the_same_resources(slurm, config, asked, gres):
     shown = "JobId=42 Licenses=matlab:1 TresPerNode=gres:gpu:2,gres:disk:1 TimeLimit=1:00:00"
@@ -287,8 +334,8 @@ def test_torchrun_has_the_cores_of_all_tasks_and_a_process_for_each_where_there_
     """One torchrun a node, however many tasks a node were asked for."""
     more = {"SRUN_DOES": status(0), "RUN": str(config.parent / "run"), "STAGE": "sample"}
     _, log = slurm("sample.sbatch", config, SLURM_NTASKS_PER_NODE="4", SLURM_CPUS_PER_TASK="8", SLURM_GPUS_ON_NODE="", **more)
-    line = "--ntasks=2 --ntasks-per-node=1 --cpus-per-task=32 bash -c exec torchrun --node-rank="
-    assert line in log and "torchrun --nnodes=2 --nproc-per-node=4 " in log
+    line = "--ntasks=2 --ntasks-per-node=1 --cpus-per-task=32 bash jobs/task.sh torchrun --nnodes=2 --nproc-per-node=4 "
+    assert line in log
     _, log = slurm("sample.sbatch", config, SLURM_NTASKS_PER_NODE="4", SLURM_CPUS_PER_TASK="8", SLURM_GPUS_ON_NODE="0", **more)
     assert log.count(line) == 2
 

@@ -1,6 +1,7 @@
 """Signals, requeues and dead nodes on a real Slurm of two nodes: a disturbed job goes on and ends as an undisturbed one."""
 
 import getpass
+import time
 
 import h5py
 import numpy as np
@@ -49,14 +50,18 @@ def same_weights(a, b):
 
 
 def test_a_disturbed_training_ends_with_the_same_weights(nodes, undisturbed, place):  # noqa: F811
-    """One after the other: a daemon that restarts, the signal before a time limit, a requeue by hand, the death of either node.
+    """One after the other: a daemon that restarts, the signal before a time limit, a requeue by hand, TERM while ranks start, the death of either node.
 
-    Four ranks sum gradients in one order, before a restart and after.
+    Four ranks sum gradients in one order, before a restart and after. Slurm may send a TERM of its own to the run after a node's death,
+    when it clears what the run before has left: that is one restart more, and changes nothing else.
     """
     job, log = train(nodes, undisturbed, place), place / "j.log"
 
+    def restarted():
+        return int(nodes.job(job, "Restarts"))
+
     def work_on(restarts):
-        nodes.wait(lambda: nodes.job(job, "Restarts") == str(restarts), f"restart {restarts}")
+        nodes.wait(lambda: restarted() >= restarts, f"restart {restarts}")
         saved = newest(place)
         nodes.wait(lambda: newest(place) >= saved + 200, f"a checkpoint after restart {restarts}")
 
@@ -68,18 +73,21 @@ def test_a_disturbed_training_ends_with_the_same_weights(nodes, undisturbed, pla
     work_on(1)
     assert "stopped by the job script: saved at image" in log.read_text()
     nodes.call("scontrol", "requeue", job)
-    work_on(2)
-    nodes.kill_node("127.0.0.2")
-    nodes.wait(lambda: "lost a node" in log.read_text() or nodes.job(job, "Restarts") == "3", "the dead node is noticed")
-    nodes.start_node("127.0.0.2")
+    nodes.wait(lambda: restarted() == 2 and f"{job}.0" in nodes.call("squeue", "-h", "--steps", "-o", "%i").stdout, "its ranks start")
+    time.sleep(0.5)
+    nodes.call("scancel", "--signal=TERM", job)
     work_on(3)
-    nodes.kill_node("127.0.0.1")  # and with it the job's own shell: now it is Slurm that requeues
-    nodes.wait(lambda: nodes.job(job, "Restarts") == "4", "Slurm requeues the job")
-    nodes.start_node("127.0.0.1")
+    assert "was told to end before it could save" in log.read_text()
+    for node in ("127.0.0.2", "127.0.0.1"):  # the latter has the job's own shell: then it is Slurm that requeues
+        count = restarted()
+        nodes.kill_node(node)
+        nodes.wait(lambda count=count: restarted() > count, f"the death of {node} is noticed")
+        nodes.start_node(node)
+        work_on(count + 1)
     nodes.wait_empty()
     text = log.read_text()
-    assert nodes.job(job, "JobState") == "COMPLETED" and nodes.job(job, "Restarts") == "4", text[-3000:]
-    assert text.count("to 2400 on 4 rank(s)") == 5 and text.count("from image 0 to 2400") == 1
+    assert nodes.job(job, "JobState") == "COMPLETED" and restarted() >= 5, text[-3000:]
+    assert text.count("to 2400 on 4 rank(s)") >= 5 and text.count("from image 0 to 2400") == 1
     assert same_weights(place, undisturbed)
 
 
