@@ -148,19 +148,13 @@ def _inverse(x: np.ndarray, softening: float) -> np.ndarray:
     return np.concatenate([(1 / np.sqrt(cdist(row, x, "sqeuclidean") + softening**2)).sum(axis=1) for row in rows])
 
 
-def virial(background: Background, a: float = 1.0) -> float:
-    """Virial overdensity over the critical density of Bryan & Norman 1998 at a scale factor."""
-    x = background.Om0 / (a**3 * background.efunc(1 / a - 1) ** 2) - 1
-    return 18 * np.pi**2 + 82 * x - 39 * x**2
-
-
 def mass_fraction(background: Background, formed: float) -> float:
     """Mean mass in subhalos above 1e-4 of the virial mass of a host that had half of it at the scale factor `formed` (Jiang & van den Bosch 2016).
 
     0.3563 n^-0.6 - 0.075, with n the dynamical times since then; n is at least 1, below which the fraction would grow without bounds.
     """
     a = np.linspace(formed, 1, 200)
-    rate = np.array([np.sqrt(virial(background, s) / 178) / s for s in a])  # of times H(z)/H0: that of da/dt falls out
+    rate = np.array([np.sqrt(profiles.virial_overdensity(background, s) / 178) / s for s in a])  # of times H(z)/H0: that of da/dt falls out
     n = 9.778 / 1.628 * np.trapezoid(rate, a)  # 1/H0 is 9.778 Gyr/h, a dynamical time at 178 times the critical density 1.628 Gyr/h
     return 0.3563 * max(float(n), 1.0) ** -0.6 - 0.075
 
@@ -171,11 +165,7 @@ def expected(fraction: float, low: float, high: float, power: float = 0.0) -> fl
     That of `hpcdiff.simulate.particles`, of which `fraction` of the mass is above psi = 1e-4.
     """
 
-    def integral(low: float, high: float, power: float) -> float:
-        psi = np.geomspace(low, high, 400)
-        return float(np.trapezoid(psi ** (power - particles.SLOPE) * particles.surviving(psi), np.log(psi)))
-
-    return fraction * integral(low, high, power) / integral(1e-4, 1, 1.0)
+    return fraction * particles.subhalo_sum(low, high, power) / particles.subhalo_sum(particles.UNRESOLVED, 1, 1)
 
 
 @dataclass(frozen=True)
@@ -195,7 +185,7 @@ def hosts(s: Snapshot, softening: float = SOFTENING, velocities: bool = True) ->
     b, found = s.background, []
     particle = s.m["dm"][0] * b.Om0 / (b.Om0 - b.Ob0)
     for i, (mass, radius) in enumerate(zip(s.halos["mass_200m"], s.halos["radius_200m"], strict=True)):
-        m, r = profiles.critical(mass, radius, s.halos["concentration_200m"][i], virial(b), b)
+        m, r = profiles.critical(mass, radius, s.halos["concentration_200m"][i], profiles.virial_overdensity(b), b)
         which, x = s.about(i, "dm", radius)
         v = s.v[which] if velocities and s.v is not None else None
         subs = [h for h in find(x, v, particle, softening) if np.linalg.norm(h.centre) < r]

@@ -12,8 +12,8 @@ from hpcdiff.cosmology import Background, colossus_cosmology
 from hpcdiff.simulate import history, profiles
 from hpcdiff.simulate.plan import Plan
 
-SCATTER_C = 0.16
-"""Scatter of the concentration, dex."""
+SCATTER_C = 0.13
+"""Scatter of the concentration, dex, at which NFW profiles fitted to whole halos, whose subhalos add to it, scatter by 0.2."""
 SCATTER_P = 0.12
 """Scatter of the pressure's normalisation (standard deviation of its logarithm), beside that of the turbulence."""
 SCATTER_X = 0.3
@@ -59,7 +59,7 @@ class Cluster:
     turbulence: float
     """Turbulent part of the pressure over that of the mean cluster."""
     subhalo_fraction: float
-    """Mass in subhalos over M200m, resolved or not."""
+    """Mass in subhalos above 1e-4 of the virial mass over the virial mass, within the virial radius, resolved or not; the mean over many such clusters."""
     offset: np.ndarray
     """Gas centre minus dark-matter centre, (3,)."""
     filaments: np.ndarray
@@ -131,7 +131,7 @@ def draw_cluster(plan: Plan, cell: int, rng: np.random.Generator) -> Cluster:
         scale=scale,
         pressure=float(np.exp(SCATTER_P * x["compton_y"] - SCATTER_P**2 / 2)),
         turbulence=float(np.exp(SCATTER_TURBULENCE * x["turbulence"] - SCATTER_TURBULENCE**2 / 2)),
-        subhalo_fraction=float(np.clip(0.1 * np.exp(0.4 * x["subhalos"]), 0.02, 0.3)),
+        subhalo_fraction=float(np.clip(0.152 * np.exp(0.4 * x["subhalos"]), 0.03, 0.4)),
         offset=offset * direction / np.linalg.norm(direction),
         filaments=filaments / np.linalg.norm(filaments, axis=1, keepdims=True),
         mass_500c=float(m500),

@@ -22,9 +22,9 @@ SHALLOW = 1.4
 STRIPPED = 5e12
 """Subhalos lighter than this, Msun, have lost all gas."""
 SLOPE = 0.82
-"""Of the mass function of subhalos, dN/dln psi ~ psi^-SLOPE `surviving`(psi) (Jiang & van den Bosch 2016)."""
-LARGEST = 0.5
-"""Heaviest subhalo over M200m."""
+"""Of the mass function of small subhalos, dN/dln psi ~ psi^-SLOPE (Jiang & van den Bosch 2016)."""
+UNRESOLVED, LARGEST = 1e-4, 0.5
+"""Lightest subhalo that counts in the mass in subhalos, and the heaviest that is drawn, over the virial mass."""
 CLUSTERING = 1.0
 """Groups are exp(CLUSTERING x linear overdensity) times as many."""
 SHOCK = 2.0
@@ -102,34 +102,42 @@ def _share(inner: profiles.Radial, outer: profiles.Radial, radius: float, wanted
     return float(np.clip((wanted - b) / (a - b), 0, 1))
 
 
-def surviving(psi: np.ndarray) -> np.ndarray:
-    """What the cut of that mass function leaves of subhalos of the mass psi of their host."""
-    return np.exp(-50 * psi**4)
+def subhalo_sum(low: float, high: float, power: float) -> float:
+    """Sum of psi^power over the subhalos with psi, mass over the host's, between two values: evolved mass function of Jiang & van den Bosch 2016, not normalised."""
+    psi = np.geomspace(low, high, 400)
+    return float(np.trapezoid(psi**power * _per_ln_mass(psi), np.log(psi)))
+
+
+def _per_ln_mass(psi: np.ndarray) -> np.ndarray:
+    return psi**-SLOPE * np.exp(-50 * psi**4)
 
 
 def _subhalos(plan: Plan, n_inner: int, c: Cluster, inner: profiles.Radial, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Dark matter and gas of the subhalos about the cluster's centre.
 
-    Evolved mass function of Jiang & van den Bosch 2016 in psi = m/M200m, of the cluster's own normalisation; radial distribution shallower than the mass, `SHALLOW`.
+    Their masses are those of Jiang & van den Bosch 2016, with the cluster's own mass in subhalos within the virial radius; radial distribution shallower than the mass, `SHALLOW`.
     """
-    least, unresolved = LEAST_SUBHALO * plan.m_dm / (1 - plan.f_baryon) / c.mass, 1e-4
+    virial, radius = profiles.critical(c.mass, c.radius, c.concentration, profiles.virial_overdensity(plan.background), plan.background)
+    particle = plan.m_dm / (1 - plan.f_baryon)
+    least = LEAST_SUBHALO * particle / virial
     if least >= LARGEST:
         return np.empty((0, 3)), np.empty((0, 3))
-    share = 1 - SLOPE  # the mass up to psi goes with its power
-    resolved = (LARGEST**share - least**share) / (LARGEST**share - unresolved**share)
-    x = _masses(rng, least, LARGEST, SLOPE, surviving, c.subhalo_fraction * resolved)
-    r = np.interp(rng.random(len(x)) ** (1 / SHALLOW), inner.cumulative, inner.r)
+    total = c.subhalo_fraction * subhalo_sum(least, LARGEST, 1) / subhalo_sum(UNRESOLVED, 1, 1)
+    everywhere = total / inner.within(radius) ** SHALLOW
+    mass = virial * _masses(rng, least, LARGEST, _per_ln_mass, everywhere)
+    r = np.interp(rng.random(len(mass)) ** (1 / SHALLOW), inner.cumulative, inner.r)
     if c.disturbed:  # the one that is falling in
-        x, r = np.append(np.exp(rng.uniform(np.log(0.05), np.log(0.2))), x), np.append(rng.uniform(0.3, 0.8) * c.radius, r)
-    n_dm = np.rint(x * c.mass * (1 - plan.f_baryon) / plan.m_dm).astype(int)
+        mass = np.append(np.exp(rng.uniform(np.log(0.05), np.log(0.2))) * c.mass, mass)
+        r = np.append(rng.uniform(0.3, 0.8) * c.radius, r)
+    n_dm = np.rint(mass / particle).astype(int)
     keep = np.cumsum(n_dm) <= 0.5 * n_inner
-    x, n_dm, r = x[keep], n_dm[keep], r[keep]
-    centre = (r[:, None] * _directions(rng, len(x)) * c.axes) @ c.rotation.T
-    size = plan.background.radius(x * c.mass) * np.clip(0.8 * (r / c.radius) ** 0.7, 0.1, 1)  # stripped to the tidal radius
-    dm = _clumps(rng, n_dm, centre, size, _concentrations(rng, x * c.mass))
-    left = np.clip(1.5 * r / c.radius, 0, 1) * (x * c.mass > STRIPPED)  # of their gas; the more, the farther out
+    mass, n_dm, r = mass[keep], n_dm[keep], r[keep]
+    centre = (r[:, None] * _directions(rng, len(r)) * c.axes) @ c.rotation.T
+    size = plan.background.radius(mass) * np.clip(0.8 * (r / c.radius) ** 0.7, 0.1, 1)  # stripped to the tidal radius
+    dm = _clumps(rng, n_dm, centre, size, _concentrations(rng, mass))
+    left = np.clip(1.5 * r / c.radius, 0, 1) * (mass > STRIPPED)  # of their gas; the more, the farther out
     n_gas = np.floor(0.7 * n_dm * left).astype(int)
-    lag = 0.25 * size[:, None] * _directions(rng, len(x))  # ram pressure
+    lag = 0.25 * size[:, None] * _directions(rng, len(r))  # ram pressure
     return dm, _clumps(rng, n_gas, centre + lag, size)
 
 
@@ -160,7 +168,7 @@ def _groups(plan: Plan, n: int, cell: int, cluster: Cluster | None, rng: np.rand
     least, budget = LEAST_GROUP * plan.m_dm, IN_GROUPS * n * plan.m_dm
     if least >= heaviest or budget < least:
         return np.empty((0, 3)), np.empty((0, 3)), np.empty(0)
-    mass = heaviest * _masses(rng, least / heaviest, 1.0, 0.9, lambda m: np.exp(-m), budget / heaviest)
+    mass = heaviest * _masses(rng, least / heaviest, 1.0, lambda m: m**-0.9 * np.exp(-m), budget / heaviest)
     n_dm = np.rint(mass / plan.m_dm).astype(int)
     keep = np.cumsum(n_dm) <= 0.8 * n
     mass, n_dm = mass[keep] / (1 - plan.f_baryon), n_dm[keep]
@@ -184,15 +192,14 @@ def _groups(plan: Plan, n: int, cell: int, cluster: Cluster | None, rng: np.rand
 
 
 def _masses(
-    rng: np.random.Generator, least: float, most: float, slope: float, cut: Callable[[np.ndarray], np.ndarray], total: float
+    rng: np.random.Generator, least: float, most: float, per_ln_mass: Callable[[np.ndarray], np.ndarray], total: float
 ) -> np.ndarray:
-    """Masses with dn/dlnm ~ m^-slope cut(m) between least and most, as many as fit into `total`."""
+    """Masses between least and most that are distributed so; a Poisson number of them, of which the mean mass is `total`."""
     m = np.geomspace(least, most, 200)
-    weight = m**-slope * cut(m)
+    weight = per_ln_mass(m)
     cumulative = np.concatenate([[0], np.cumsum(0.5 * (weight[1:] + weight[:-1]))])
-    n = int(4 * total / (np.sum(weight * m) / np.sum(weight))) + 8
-    drawn = np.interp(rng.random(n), cumulative / cumulative[-1], m)
-    return drawn[np.cumsum(drawn) <= total]
+    n = rng.poisson(total * np.trapezoid(weight) / np.trapezoid(weight * m))
+    return np.interp(rng.random(n), cumulative / cumulative[-1], m)
 
 
 def _concentrations(rng: np.random.Generator, mass: np.ndarray) -> np.ndarray:

@@ -41,6 +41,12 @@ def critical(mass: float, radius: float, concentration: float, overdensity: floa
     return rho * r**3, r
 
 
+def virial_overdensity(background: Background, a: float = 1.0) -> float:
+    """Virial overdensity over the critical density of Bryan & Norman 1998 at a scale factor."""
+    x = background.Om0 / (a**3 * background.efunc(1 / a - 1) ** 2) - 1
+    return 18 * np.pi**2 + 82 * x - 39 * x**2
+
+
 def electron_p500(mass_500c: float, radius_500c: float, background: Background) -> float:
     """Electron pressure scale P500 = G M500 / (2 R500) 500 rho_crit f_b mu/mu_e, in Msun/Mpc^3 (km/s)^2."""
     f_baryon = background.Ob0 / background.Om0

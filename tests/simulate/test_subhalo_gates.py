@@ -162,30 +162,35 @@ def test_the_expected_function_is_that_of_jiang_and_van_den_bosch():
 
 
 def test_the_halo_model_draws_from_that_function(monkeypatch):
-    """In the numbers between 0.001 and 0.03 of its host, up to a common factor."""
-    counts = []
+    """In their numbers within the virial radius, from light ones to the heaviest; a third as many are beyond it."""
+    seen = []
 
-    def seen(rng, n, *rest):
-        counts.append(n)
+    def clumps(rng, n, centre, *rest):
+        seen.append((n, np.linalg.norm(centre, axis=1)))
         return np.empty((0, 3))
 
-    monkeypatch.setattr(particles, "_clumps", seen)
-    radius = float(B.radius(1e15))
+    monkeypatch.setattr(particles, "_clumps", clumps)
+    radius, concentration = float(B.radius(1e15)), 6.0
     plan = SimpleNamespace(m_dm=1e10, f_baryon=B.Ob0 / B.Om0, background=B)
-    cluster = SimpleNamespace(mass=1e15, radius=radius, subhalo_fraction=0.1, disturbed=False, axes=np.ones(3), rotation=np.eye(3))
-    inner = profiles.matter(radius, 6.0, 3 * radius)[0]
-    for seed in range(200):
+    cluster = SimpleNamespace(
+        mass=1e15, radius=radius, concentration=concentration, subhalo_fraction=0.1, disturbed=False, axes=np.ones(3), rotation=np.eye(3)
+    )
+    inner = profiles.matter(radius, concentration, 3 * radius)[0]
+    for seed in range(300):
         particles._subhalos(plan, 85_000, cluster, inner, np.random.default_rng(seed))
-    psi = np.concatenate(counts[::2]) * plan.m_dm / (1 - plan.f_baryon) / cluster.mass
-    edges = (1e-3, 3e-3, 1e-2, 3e-2)
-    found = np.histogram(psi, edges)[0]
-    wanted = np.array([subhalos.expected(0.1, *pair) for pair in zip(edges[:-1], edges[1:], strict=True)])
-    assert found / found.sum() == pytest.approx(wanted / wanted.sum(), rel=0.1)
+    mass, virial = profiles.critical(1e15, radius, concentration, profiles.virial_overdensity(B), B)
+    counts, r = (np.concatenate(values) for values in zip(*seen[::2], strict=True))
+    psi = counts * plan.m_dm / (1 - plan.f_baryon) / mass
+    edges = (1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.5)
+    found = np.histogram(psi[r < virial], edges)[0]
+    wanted = 300 * np.array([subhalos.expected(0.1, *pair) for pair in zip(edges[:-1], edges[1:], strict=True)])
+    assert np.all(np.abs(found - wanted) < 4 * np.sqrt(wanted) + 0.02 * wanted), (found, wanted)
+    assert found[-1] > 10 and 0.25 < np.mean(r > virial) < 0.45
 
 
 def test_dynamical_times_since_formation():
     """In an Einstein-de Sitter universe (virial overdensity 18 pi^2) n = 9.778/1.628 ln(1/a); a host that formed late has more subhalos."""
-    assert subhalos.virial(B) / B.Om0 == pytest.approx(337, rel=0.01)
+    assert profiles.virial_overdensity(B) / B.Om0 == pytest.approx(337, rel=0.01)
     one = Background(Om0=1.0, Ob0=0.1)
     n = 9.778 / 1.628 * np.sqrt(18 * np.pi**2 / 178) * np.log(2)
     assert subhalos.mass_fraction(one, 0.5) == pytest.approx(0.3563 * n**-0.6 - 0.075, rel=1e-3)
@@ -237,7 +242,7 @@ def test_hosts_are_measured_within_the_virial_radius():
         about=lambda i, kind, radius: (np.flatnonzero(np.linalg.norm(x, axis=1) < radius), x[np.linalg.norm(x, axis=1) < radius]),
     )
     (one,) = subhalos.hosts(snapshot)
-    mass, radius = profiles.critical(MASS, RADIUS, CONCENTRATION, subhalos.virial(B), B)
+    mass, radius = profiles.critical(MASS, RADIUS, CONCENTRATION, profiles.virial_overdensity(B), B)
     assert one.psi == pytest.approx([300 * PARTICLE / mass], rel=0.2) and one.r == pytest.approx([0.5 * RADIUS / radius], abs=0.03)
     assert one.resolved == pytest.approx(30 * PARTICLE / mass) and 0.75 < radius / RADIUS < 0.9
     snapshot.v = None
