@@ -88,7 +88,7 @@ def test_concentrations_are_those_of_diemer_and_joyce():
     c = np.array([draw_cluster(plan, k, plan.rng(k)).concentration for k in cells])
     median = np.median(c[(plan.mass[cells] > 7e14) & (plan.mass[cells] < 1.4e15)])
     assert median == pytest.approx(6.4, rel=0.12)  # physics: 6.4 at 1e15
-    assert 0.14 < np.std(np.log10(c)) < 0.19
+    assert 0.12 < np.std(np.log10(c)) < 0.155  # 0.13 and the trend with mass; in profiles fitted to the particles subhalos add to it
 
 
 def test_pressure_follows_the_debiased_profile(box):
