@@ -15,7 +15,7 @@ begin() {
   run=$(python -m hpcdiff.config get run.dir "$@") || exit 2
   status=$run/$stage.status.json guard=$run/.$stage.requeued # where the stage says how it ended; from where it was requeued
   export HPCDIFF_END=$run/.$stage.end.$SLURM_JOB_ID          # how its first task to end early did so (task.sh)
-  rm -f "$status" "$run/stop" "$HPCDIFF_END"
+  rm -f "$status" "$run/stop" "$run/.$stage.end."*
   lay_out "$run"
   mkdir -p "$run" 2>/dev/null # for the file stop; where that cannot be, the stage says why
   trap ask USR1 TERM # the time limit comes near (--signal), or the job is preempted

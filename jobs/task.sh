@@ -2,7 +2,7 @@
 # A task of a step: runs a command and notes, for the job script, how the first task of the step that came to an early end did so.
 #   srun ... bash jobs/task.sh COMMAND ...     HPCDIFF_END becomes a link to `told` (TERM came from outside) or to `failed` (by itself)
 # A stage at work saves at TERM and says so in its status file. One that is still starting dies of it without a word, and so does its torchrun:
-# Slurm may send TERM to a job's new run when it clears a dead node of the old one, and that is no fault of the stage's.
+# Such a TERM was seen after a node's death, in the job's next run: no fault of the stage's.
 trap 'ln -s told "$HPCDIFF_END" 2>/dev/null' TERM # made once: later ends, which follow from the first, change nothing
 trap : USR1 INT                                    # for the command alone, which gets them too
 export PET_NODE_RANK=${SLURM_NODEID:-0}            # torchrun's --node-rank: where it numbers nodes itself, the first to end leaves a stack trace
