@@ -62,14 +62,18 @@ def run_box(plan: Plan, folder: Folder, box: int, provenance: str, threads: int,
     gas_x = state.x[plan.n_box :]
     h_dm, _ = _smoothing(state.x[: plan.n_box], plan.cell, False, threads)
     h_gas, number = _smoothing(gas_x, plan.cell, True, threads)
-    retention = np.random.Generator(np.random.PCG64(np.random.SeedSequence([plan.seed, box, 11]))).standard_normal(len(halos))
-    each = list(zip(halos, formed, retention, strict=True))
+    each = list(zip(halos, formed, retentions(plan.seed, box, len(halos)), strict=True))
     gas = settle(each, gas_x, phi[plan.n_box :], number, plan.m_gas, plan.cell, b)
     chosen = _chosen(plan, halos)
     shift = plan.corner(box) + (0 if plan.single else plan.cell / 2 - halos[chosen[0]].centre)
     _write_rows(plan, folder, box, matter, [each[i] for i in chosen], shift, gas, state)
     _write_chunk(plan, folder, box, provenance, state, shift, h_dm, h_gas, gas)
     files.remove(saved)
+
+
+def retentions(seed: int, box: int, n: int) -> np.ndarray:
+    """How much more gas each of the n halos of a box kept than others of its mass, in standard deviations (n,)."""
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, box, 11]))).standard_normal(n)
 
 
 def _formed(plan: Plan, state: State, matter: Matter, halo: Halo) -> float:

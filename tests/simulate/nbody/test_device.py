@@ -11,7 +11,7 @@ from conftest import ROOT, environment, run
 from refused_config import refused_in_one_line
 
 from hpcdiff.config import read_config
-from hpcdiff.errors import Stopped
+from hpcdiff.errors import Stopped, UserError
 from hpcdiff.simulate.__main__ import main
 from hpcdiff.simulate.chunks import Folder
 from hpcdiff.simulate.nbody import box, device, peak, work
@@ -99,6 +99,39 @@ def test_ranks_of_a_node_take_its_gpus_in_turn(tmp_path, monkeypatch):
         world.rank = rank
         device.settled(read, Folder(tmp_path), world)
     assert taken == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize(("of_each", "kind"), [([1, 2], "cuda"), ([1, 0], "cpu"), ([0, 0], "cpu")])
+def test_auto_is_cuda_only_where_every_rank_has_a_gpu(tmp_path, monkeypatch, of_each, kind):
+    class Ranks(World):
+        size = len(of_each)
+
+        def allgather(self, value):
+            return [n > 0 for n in of_each] if isinstance(value, bool) else [value] * len(of_each)
+
+    monkeypatch.setattr(device, "gpus", lambda: of_each[0])
+    monkeypatch.setattr(device, "_take", lambda place: None)
+    read = read_config(config(tmp_path / "run")[0], [*SMALL, "simulate.device=auto"])
+    assert device.settled(read, Folder(tmp_path), Ranks()).simulate.device == kind
+
+
+def test_a_rank_makes_its_gpu_the_current_one(monkeypatch):
+    current, failing = [], []
+
+    def zeros(*shape, device):
+        if current[-1] in failing:
+            raise RuntimeError("CUDA error: out of order\nmore lines")
+
+    monkeypatch.setattr(device, "gpus", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    monkeypatch.setattr(torch, "zeros", zeros)
+    for place in range(4):
+        device._take(place)
+    assert current == [0, 1, 0, 1]
+    failing.append(1)
+    with pytest.raises(UserError, match=r"GPU 1 of \S+ does not work \(CUDA error: out of order\)"):
+        device._take(3)
 
 
 def test_a_run_is_not_taken_up_on_another_device(tmp_path, capsys, as_if, monkeypatch):

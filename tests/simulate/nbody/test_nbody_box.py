@@ -145,3 +145,10 @@ def test_of_one_box_the_halos_in_range_are_taken_and_of_a_clusters_box_its_own()
     assert box._chosen(plan_of(*SMALL), [far, near]) == [1]
     single = plan_of("simulate.box=60", "simulate.mass_range=[5e14, 1.5e15]")
     assert box._chosen(single, [far, near]) == [1]
+
+
+def test_retention_differs_between_halos_boxes_and_seeds_and_comes_again():
+    drawn = {(seed, number): box.retentions(seed, number, 200) for seed in (1, 2) for number in (0, 1, 2)}
+    assert len(np.unique(np.concatenate(list(drawn.values())))) == 6 * 200
+    assert np.array_equal(drawn[2, 1][:5], box.retentions(2, 1, 5))
+    assert all(abs(x.mean()) < 0.3 and 0.8 < x.std() < 1.2 for x in drawn.values())
