@@ -158,13 +158,8 @@ def open_inputs(config) -> tuple[MapFile, Samples]:
 
 
 def cosmology(maps: MapFile, config) -> tuple[float, float, float]:
-    """h, Om0 and Ob0 of the maps: the file's own, else the config's.
-
-    Raises:
-        UserError: the file's are no numbers.
-    """
-    with interpreting(maps.path, "map file"):
-        return tuple(float(maps.attributes.get(name, getattr(config.cosmology, name))) for name in ("h", "Om0", "Ob0"))
+    """h, Om0 and Ob0 of the maps: the file's own, else the config's."""
+    return tuple(float(maps.attributes.get(name, getattr(config.cosmology, name))) for name in ("h", "Om0", "Ob0"))
 
 
 def depth_of(catalog: dict[str, np.ndarray], field: str) -> np.ndarray:

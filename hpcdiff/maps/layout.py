@@ -42,6 +42,8 @@ CATALOG = {
     "group": ("<i8", ()),
 }
 """Columns of the catalogue besides `checksum`: type and shape of a row."""
+NUMBERS = ("Om0", "Ob0", "h", "sigma8", "ns", "Tcmb0", "redshift", "box_mpc", "width_mpc", "pixel_mpc", "depth_mpc", "to_msun_per_mpc2")
+"""Attributes of the file or of a field that are one number where they are."""
 BLOCK_BYTES = 2**26
 """Maps that are held in memory at once while a file is read through."""
 

@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 
 from hpcdiff.errors import NO_LOCKS, UserError, nearest
-from hpcdiff.maps.layout import CATALOG, FORMAT, VERSION, catalog_crc, intact, runs
+from hpcdiff.maps.layout import CATALOG, FORMAT, NUMBERS, VERSION, catalog_crc, intact, runs
 from hpcdiff.maps.sound import interpreting, refuse_hollow
 from hpcdiff.maps.splits import PARTS
 from hpcdiff.plain import NotPlain, read_json
@@ -108,6 +108,21 @@ def _refuse_odd_columns(catalog: dict[str, np.ndarray], n: int, path: Path) -> N
             raise UserError(f"/catalog/{name} has shape {column.shape} for {n} views", path, "make it again")
 
 
+def _attributes(of: h5py.HLObject, path: Path) -> dict[str, object]:
+    """Attributes with numbers as Python's own.
+
+    Raises:
+        UserError: one of `NUMBERS` is anything else than one finite number.
+    """
+    out = {k: v.item() if isinstance(v, np.generic) else v for k, v in of.attrs.items()}
+    for name in out.keys() & set(NUMBERS):
+        found = np.ravel(out[name])
+        if len(found) != 1 or found.dtype.kind not in "iuf" or not np.isfinite(found[0]):
+            raise UserError(f"the attribute {name} of {of.name} is not one finite number", path, "make it again")
+        out[name] = found[0].item()
+    return out
+
+
 class MapFile:
     """A finished map file, opened for each read.
 
@@ -128,13 +143,13 @@ class MapFile:
             for data in [*f["catalog"].values(), *f["fields"].values()]:
                 refuse_hollow(data, self.path)
             refuse_damaged_catalog(f, self.path, "make it again (or, after a change of your own, remove its root attribute crc32)")
-            self.attributes = {k: v.item() if isinstance(v, np.generic) else v for k, v in f.attrs.items()}
+            self.attributes = _attributes(f, self.path)
             self.npix = int(f.attrs["npix"])
             self.catalog = {name: f["catalog"][name][:] for name in dict.fromkeys((*CATALOG, "checksum", *f["catalog"]))}
             self.fields = sorted(f["fields"])
             self.n_views = len(self.catalog["halo_id"])
             _refuse_odd_columns(self.catalog, self.n_views, self.path)
-            self.field_attributes = {name: dict(f["fields"][name].attrs) for name in self.fields}
+            self.field_attributes = {name: _attributes(f["fields"][name], self.path) for name in self.fields}
             for name in self.fields:
                 data = f["fields"][name]
                 if data.shape != (self.n_views, self.npix, self.npix) or data.dtype.kind != "f":

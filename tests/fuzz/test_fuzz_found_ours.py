@@ -15,7 +15,6 @@ from hpcdiff import cosmology, files
 from hpcdiff.config import read_config
 from hpcdiff.cosmology import Background
 from hpcdiff.errors import UserError
-from hpcdiff.evaluate import inputs as evaluate_inputs
 from hpcdiff.evaluate.inputs import Samples
 from hpcdiff.maps import MapFile, MapWriter
 from hpcdiff.maps.clear import clear
@@ -188,21 +187,22 @@ def test_an_unfinished_map_file_with_such_blocks_is_refused(maps):
         again()
 
 
-def test_a_cosmology_of_maps_that_is_no_number_is_refused(maps, tmp_path):
+@pytest.mark.parametrize("name", ["h", "pixel_mpc"])
+def test_a_number_of_maps_that_is_two_is_refused(maps, name):
     with h5py.File(maps, "r+") as f:
-        f.attrs["h"] = [0.7, 0.7]
-    (tmp_path / "c.yaml").write_text("run: {}\n")
-    with pytest.raises(UserError, match="another type or shape"):
-        evaluate_inputs.cosmology(MapFile(maps), read_config(tmp_path / "c.yaml", []))
+        f.attrs[name] = [0.7, 0.7]
+    with pytest.raises(UserError, match=f"the attribute {name} of / is not one finite number"):
+        MapFile(maps)
 
 
 def test_no_training_begins_whose_model_could_not_be_written(maps):
     """JSON has no infinity."""
     with h5py.File(maps, "r+") as f:
-        f.attrs["Ob0"] = np.inf
+        f["catalog/redshift"][:] = np.inf
+        del f.attrs["crc32"]
     config = maps.with_name("c.yaml")
     config.write_text(fuzz_inputs.CONFIG.replace("RUN", str(maps.parent)))
-    refused(run("train", config), "would have to say that ob0 is inf")
+    refused(run("train", config), "would have to say that redshift")
     assert not list(maps.parent.glob("checkpoints/0*")) and not maps.with_name("model").exists()
 
 

@@ -30,6 +30,22 @@ def test_damage_is_named(tmp_path):
             maps.MapFile(path)
 
 
+@pytest.mark.parametrize("name", ["pixel_mpc", "h", "depth_mpc"])
+@pytest.mark.parametrize("where", ["/", "/fields/gas"])
+@pytest.mark.parametrize("value", [[0.2, 0.2], "0.2", np.nan, np.inf, [], True])
+def test_an_attribute_that_should_be_one_number_is_refused_as_anything_else(tmp_path, name, where, value):
+    path = tmp_path / "maps.h5"
+    make_maps(path, halos=3)
+    with h5py.File(path, "r+") as f:
+        f[where].attrs[name] = [0.25]  # an array of one is a number, as some programs write it
+    opened = maps.MapFile(path)
+    assert (opened.attributes if where == "/" else opened.field_attributes["gas"])[name] == 0.25
+    with h5py.File(path, "r+") as f:
+        f[where].attrs[name] = value
+    with pytest.raises(UserError, match=f"the attribute {name} of {where} is not one finite number"):
+        maps.MapFile(path)
+
+
 def test_what_cannot_be_opened_is_not_called_damaged(tmp_path, monkeypatch):
     """A folder, and a file that may not be read, are as good as they were: nothing is to be made again."""
     with pytest.raises(UserError, match="cannot be opened .Is a directory., .*name the file") as folder:

@@ -71,6 +71,18 @@ def test_what_is_missing_is_told_as_a_fraction():
     assert not share.any() and not far.any()
 
 
+def test_a_pixel_that_a_broken_projection_has_folded_has_nothing():
+    """A bow tie, of which the halves cancel out, alone and beside a whole pixel."""
+    bow_tie = np.array([[[8.0, 8.0], [8.0, 12.0]], [[12.0, 12.0], [12.0, 8.0]]])
+    maps, share, _ = resample(np.ones((20, 20)), bow_tie)
+    assert maps == 0 and share == 0
+    grid = np.array([[[2.0 * i, 2.0 * j] for j in range(3)] for i in range(3)]) + 4
+    grid[2, 1], grid[2, 2] = grid[2, 2].copy(), grid[2, 1].copy()  # folds two of four
+    maps, share, _ = resample(np.ones((20, 20)), grid)
+    assert np.isfinite(maps).all() and np.isfinite(share).all() and share[0] == pytest.approx(1) and maps[0] == pytest.approx(1)
+    assert maps[1, 1] == share[1, 1] == 0
+
+
 @pytest.mark.parametrize("shift", [0.0, 3.0])
 def test_a_grid_over_the_seam_of_the_whole_sky_is_not_averaged_over_it(shift):
     image = np.ones((60, 360))

@@ -53,7 +53,8 @@ def resample(image: np.ndarray, corners: np.ndarray) -> tuple[np.ndarray, np.nda
         part = part[tuple(distance_transform_edt(missing, return_distances=False, return_indices=True))]
     with np.errstate(invalid="ignore"):
         sides = np.sqrt(np.abs(_areas(local)))
-    times = int(np.clip(np.ceil(FINE / np.nanmedian(sides)), 1, MOST))
+    with np.errstate(divide="ignore"):
+        times = int(np.clip(np.ceil(FINE / np.nanmedian(sides)), 1, MOST))
     fine = refine(refine(part, times, 0), times, 1)
     maps, covered = _average(fine, local * times)
     blank = _blank(missing, local)[1] if missing.any() else np.zeros((npix, npix))
@@ -108,6 +109,8 @@ def _average(image: np.ndarray, corners: np.ndarray) -> tuple[np.ndarray, np.nda
             if not np.isfinite(polygon[:4]).all():
                 continue
             whole = _area(polygon, 4)
+            if whole == 0:  # a broken projection has folded it
+                continue
             x0, x1 = polygon[:4, 0].min(), polygon[:4, 0].max()
             y0, y1 = polygon[:4, 1].min(), polygon[:4, 1].max()
             weight = 0.0
