@@ -58,7 +58,7 @@ mark() { # how far the work is, in what a restart that comes no further leaves a
 finish() {
   local code end times=0 here
   ! grep -q -s -x "requeue $SLURM_JOB_ID" "$run/stop" || rm -f "$run/stop" # a signal that came when the stage had ended
-  code=$(sed -n 's/.*"exit": \([0-9]*\).*/\1/p' "$status" 2>/dev/null) end=$(readlink "$HPCDIFF_END")
+  code=$(sed -n 's/.*"exit": \([0-9]*\).*/\1/p' "$status" 2>/dev/null) end=$(cat "$HPCDIFF_END" 2>/dev/null)
   rm -f "$HPCDIFF_END"
   case ${code:-${asked:+75}} in # no status after a signal: killed before it could save
     0) rm -f "$guard"; exit 0 ;;
