@@ -66,7 +66,7 @@ finish() {
     "" | 1) # a fault of ours, or a rank is gone: worth another try where TERM came while the stage was starting, or with its node
       [ "$end" = told ] || nodes_gone || failed "$(reason)"
       if [ "$end" = told ]; then end="was told to end before it could save"; else end="has lost a node"; fi
-      echo "hpcdiff $stage: job $me $end ($(reason)), so it is requeued" >&2 ;;
+      echo "hpcdiff $stage: job $me $end ($(reason)): no fault of the stage's" >&2 ;;
     *) failed "$(reason)" ;;
   esac
   if grep -q '"requeue": false' "$status" 2>/dev/null; then

@@ -1,75 +1,15 @@
-"""Job scripts: their length, and what they do with each exit status, with Slurm's commands replaced by recorders."""
+"""Job scripts: their length, and what they do with each exit status."""
 
-import fcntl
 import hashlib
-import json
-import os
 import subprocess
-import sys
 
 import h5py
 import numpy as np
 import pytest
 from conftest import ROOT, environment
+from fake_slurm import STAGES, config, slurm, status  # noqa: F401, fixtures
 
-STAGES = ("simulate", "project", "train", "sample", "evaluate")
 SCRIPTS = (*STAGES, "train_deepspeed")
-
-
-@pytest.fixture
-def slurm(tmp_path):
-    """A PATH whose srun, sbatch, scontrol and squeue write down their arguments; srun and requeueing then do as $SRUN_DOES, $REQUEUE_DOES say.
-
-    A dry run reads the config alone: five of them load torch for ten seconds.
-    """
-    tools = tmp_path / "bin"
-    tools.mkdir()
-    for name, does in {
-        "srun": 'case "$*" in *" true") eval "${PING_DOES:-true}" ;; *) eval "${SRUN_DOES:-true}" ;; esac',
-        "sbatch": 'case "$*" in *"${REFUSES:-nothing}"*) echo "sbatch: error: invalid partition specified: big" >&2; exit 1 ;; esac; echo "$((100 + $(grep -c sbatch "$LOG")));cluster"',
-        "scontrol": 'case "$*" in "show host"*) echo node7 ;; *"show job"*) echo "$SHOWN JobState=${STATE:-RUNNING Reason=None} StdOut=/x/y.log" ;; requeue*) eval "${REQUEUE_DOES:-true}" ;; esac',
-        "squeue": 'case "$*" in *" -j "*) eval "${QUEUED:-true}" ;; *) printf "50 afterok:420(unfulfilled)\\n51 afterok:42(unfulfilled)\\n52 afterok:42\\n" ;; esac',
-        "scancel": "true",
-    }.items():
-        (tools / name).write_text(f'#!/bin/bash\necho "{name} $*" >>"$LOG"\n{does}\n')
-        (tools / name).chmod(0o755)
-    dry = 'case "$*" in *" --dry-run"*) set -- -m hpcdiff.config get run.dir "${@:3}"; exec >/dev/null ;; esac'
-    (tools / "python").write_text(f'#!/bin/bash\n{dry}\nexec {sys.executable} "$@"\n')
-    (tools / "python").chmod(0o755)
-    log = tmp_path / "log"
-    log.touch()
-
-    def call(script, *arguments, **more):
-        variables = {
-            "LOG": str(log),
-            "HPCDIFF_VENV": "none",  # the python above
-            "SHOWN": "JobId=42 JobName=mine Account=nullius QOS=(null) TimeLimit=12:00:00 Partition=gpu MinMemoryNode=64G Features=(null)",
-            "SLURM_JOB_ID": "42",
-            "SLURM_NNODES": "2",
-            "SLURM_JOB_NODELIST": "node[7-8]",
-            "SLURM_GPUS_ON_NODE": "4",
-        }
-        env = environment(**{**variables, **more})
-        env["PATH"] = f"{tools}:{os.environ['PATH']}"
-        done = subprocess.run(
-            ["bash", f"jobs/{script}", *map(str, arguments)], cwd=ROOT, env=env, capture_output=True, text=True, timeout=120
-        )
-        return done, log.read_text()
-
-    return call
-
-
-@pytest.fixture
-def config(tmp_path):
-    (tmp_path / "run").mkdir()
-    (tmp_path / "c.yaml").write_text(f"run: {{dir: {tmp_path / 'run'}}}\n")
-    return tmp_path / "c.yaml"
-
-
-def status(exit, **more):
-    """A shell command that writes a status file as stages do."""
-    text = json.dumps({"exit": exit, "reason": "x", **more}, indent=1, sort_keys=True)
-    return f"printf '%s\\n' '{text}' >\"$RUN/$STAGE.status.json\""
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -82,7 +22,7 @@ def test_job_scripts_are_short_valid_and_name_their_stage(script):
 
 
 @pytest.mark.parametrize("stage", STAGES[:2])
-def test_mpi_stages_run_under_srun_with_pmix(slurm, config, stage):
+def test_mpi_stages_run_under_srun_with_pmix(slurm, config, stage):  # noqa: F811
     done, log = slurm(f"{stage}.sbatch", config, "run.seed=3", SRUN_DOES="true")
     assert f"--mpi=pmix bash jobs/task.sh python -m hpcdiff.{stage} {config} run.seed=3" in log
     assert slurm(f"{stage}.sbatch", config, SRUN_DOES="exit 2")[0].returncode != 0
@@ -93,7 +33,7 @@ def test_mpi_stages_run_under_srun_with_pmix(slurm, config, stage):
     ("code", "more", "returned", "requeued"),
     [(0, {}, 0, False), (75, {"requeue": True}, 0, True), (75, {"requeue": False}, 75, False), (2, {}, 1, False), (None, {}, 1, False)],
 )
-def test_jobs_decide_from_the_status_file(slurm, config, script, code, more, returned, requeued):
+def test_jobs_decide_from_the_status_file(slurm, config, script, code, more, returned, requeued):  # noqa: F811
     """A launcher's own status says little (torchrun's is 0 or 1); a status file of an earlier run must not count, nor its stop file."""
     run, stage = config.parent / "run", script.split("_")[0]
     (run / f"{stage}.status.json").write_text('{\n "exit": 0,\n "reason": "an earlier run"\n}\n')
@@ -119,7 +59,7 @@ def test_jobs_decide_from_the_status_file(slurm, config, script, code, more, ret
 
 @pytest.mark.parametrize("name", ["USR1", "TERM"])
 @pytest.mark.parametrize("users", [False, True])
-def test_a_signal_to_the_job_becomes_the_stop_file(slurm, config, name, users):
+def test_a_signal_to_the_job_becomes_the_stop_file(slurm, config, name, users):  # noqa: F811
     """The step goes on to its end; a file that the user has made stays the user's."""
     run = config.parent / "run"
     touch = 'touch "$RUN/stop"; ' if users else ""
@@ -130,7 +70,7 @@ def test_a_signal_to_the_job_becomes_the_stop_file(slurm, config, name, users):
     assert not [p.name for p in run.iterdir() if p.name.startswith(".stop")]
 
 
-def test_a_step_killed_before_it_could_save_goes_on_if_its_time_was_over(slurm, config):
+def test_a_step_killed_before_it_could_save_goes_on_if_its_time_was_over(slurm, config):  # noqa: F811
     done, log = slurm("train.sbatch", config, SRUN_DOES="kill -USR1 $PPID; sleep 0.3; exit 137")
     assert "scontrol requeue 42" in log and done.returncode == 0
 
@@ -144,7 +84,7 @@ def test_a_step_killed_before_it_could_save_goes_on_if_its_time_was_over(slurm, 
         ("CANCELLED Reason=None", False),
     ],
 )
-def test_a_cancelled_job_is_not_requeued(slurm, config, state, requeued):
+def test_a_cancelled_job_is_not_requeued(slurm, config, state, requeued):  # noqa: F811
     """What `scontrol show job` says in the batch shell after scancel and at the time limit, as seen in Slurm 22.05."""
     does = f"kill -TERM $PPID; sleep 0.3; {status(75, requeue=True)}"
     done, log = slurm("train.sbatch", config, SRUN_DOES=does, RUN=str(config.parent / "run"), STAGE="train", STATE=state)
@@ -153,7 +93,7 @@ def test_a_cancelled_job_is_not_requeued(slurm, config, state, requeued):
 
 
 @pytest.mark.parametrize("script", ["train", "train_deepspeed", "project"])
-def test_where_requeueing_is_forbidden_another_link_is_chained(slurm, config, script):
+def test_where_requeueing_is_forbidden_another_link_is_chained(slurm, config, script):  # noqa: F811
     variables = {"JOB_NAME": "mine", "CPUS_PER_TASK": "8", "NTASKS_PER_NODE": "4"}
     more = {f"SLURM_{k}": v for k, v in variables.items()}
     stage = script.split("_")[0]
@@ -177,7 +117,7 @@ def test_where_requeueing_is_forbidden_another_link_is_chained(slurm, config, sc
 
 
 @pytest.mark.parametrize("stage", STAGES[:4])
-def test_requeues_without_progress_end(slurm, config, stage):
+def test_requeues_without_progress_end(slurm, config, stage):  # noqa: F811
     """What each start leaves beside the work itself is no progress: its config anew, half a file, times, Open MPI's locks."""
     run = config.parent / "run"
     part = run / {"train": "checkpoints", "sample": "samples.partial", "simulate": "simulate.partial/snapshot"}.get(stage, "")
@@ -206,7 +146,7 @@ def test_requeues_without_progress_end(slurm, config, stage):
     assert once(256)[:2] == (0, 7)  # who starts it again may try again
 
 
-def test_a_run_that_never_saves_is_restarted_twice(slurm, config):
+def test_a_run_that_never_saves_is_restarted_twice(slurm, config):  # noqa: F811
     run = str(config.parent / "run")
     codes = [slurm("train.sbatch", config, SRUN_DOES=status(75, requeue=True), RUN=run, STAGE="train")[0].returncode for _ in range(3)]
     assert codes == [0, 0, 1]
@@ -234,39 +174,11 @@ def test_the_environment_never_replaces_a_folder_of_the_users(tmp_path):
         assert (place / "precious").exists() and (place / ".venv").readlink() == place / f".venv-{name}"
 
 
-def test_the_pipeline_is_a_chain(slurm, config):
-    done, log = slurm("pipeline.sh", config)
-    assert done.returncode == 0, done.stderr
-    lines = [line for line in log.splitlines() if line.startswith("sbatch")]
-    assert [line.split("jobs/")[1].split(".")[0] for line in lines] == list(STAGES)
-    assert "--dependency" not in lines[0]
-    assert all(f"--dependency=afterok:{101 + i}" in line for i, line in enumerate(lines[1:]))
-    assert all(str(config) in line for line in lines)
-
-
-def test_the_pipeline_trains_with_the_engine_of_the_config(slurm, config):
-    _, log = slurm("pipeline.sh", config, "train.engine=deepspeed", FIRST="train")
-    assert [line.split("jobs/")[1].split(".")[0] for line in log.splitlines() if line.startswith("sbatch")] == [
-        "train_deepspeed",
-        "sample",
-        "evaluate",
-    ]
-
-
-def test_the_pipeline_starts_where_told_and_refuses_a_bad_config_before_it_submits(slurm, config):
-    done, log = slurm("pipeline.sh", config, FIRST="sample")
-    assert done.returncode == 0 and sum(line.startswith("sbatch") for line in log.splitlines()) == 2
-    done, again = slurm("pipeline.sh", config, "trian.lr=1")
-    assert done.returncode == 2 and again == log
-    assert slurm("pipeline.sh")[0].returncode == 2
-    assert slurm("pipeline.sh", config, FIRST="smaple")[0].returncode == 2
-
-
 @pytest.mark.parametrize(
     ("code", "ping", "requeued"),
     [(None, "exit 1", True), (1, "exit 1", True), (1, "true", False), (None, "true", False), (2, "exit 1", False)],
 )
-def test_a_job_that_has_lost_a_node_is_requeued_and_a_failed_one_says_why(slurm, config, code, ping, requeued):
+def test_a_job_that_has_lost_a_node_is_requeued_and_a_failed_one_says_why(slurm, config, code, ping, requeued):  # noqa: F811
     """Slurm may not know for minutes that a node is dead, so the script asks all of them; a user's fault is not tried again."""
     write = "true" if code is None else status(code)
     variables = {"SRUN_DOES": f"{write}; exit 1", "PING_DOES": ping, "RUN": str(config.parent / "run"), "STAGE": "train"}
@@ -280,7 +192,7 @@ def test_a_job_that_has_lost_a_node_is_requeued_and_a_failed_one_says_why(slurm,
     ("first", "code", "requeued"),
     [("told", None, True), ("told", 1, True), ("told", 2, False), ("failed", None, False), ("failed", 1, False)],
 )
-def test_term_while_a_stage_starts_is_no_fault_of_its_own(slurm, config, script, first, code, requeued):
+def test_term_while_a_stage_starts_is_no_fault_of_its_own(slurm, config, script, first, code, requeued):  # noqa: F811
     """What task.sh has noted decides where there is no status, or one of the ranks that outlived the told one; a note of an earlier run does not."""
     run, stage = config.parent / "run", script.split("_")[0]
     note, older = (run / f".{stage}.end.{job}" for job in (42, 41))
@@ -321,7 +233,7 @@ def test_a_task_notes_whether_its_end_was_asked_for(tmp_path, does, code, noted,
 
 
 @pytest.mark.parametrize(("asked", "gres"), [({}, "gpu:2,disk:1"), ({"SLURM_GPUS_PER_NODE": "2"}, "disk:1")])
-def test_a_chained_link_asks_for_the_same_resources(slurm, config, asked, gres):
+def test_a_chained_link_asks_for_the_same_resources(slurm, config, asked, gres):  # noqa: F811
     shown = "JobId=42 Licenses=matlab:1 TresPerNode=gres:gpu:2,gres:disk:1 TimeLimit=1:00:00"
     variables = {"SRUN_DOES": status(75, requeue=True), "RUN": str(config.parent / "run"), "STAGE": "train", "SHOWN": shown}
     _, log = slurm("train.sbatch", config, REQUEUE_DOES="exit 1", SLURM_NTASKS="4", **variables, **asked)
@@ -331,7 +243,7 @@ def test_a_chained_link_asks_for_the_same_resources(slurm, config, asked, gres):
     assert ("--gpus-per-node=2" in link) == bool(asked)
 
 
-def test_torchrun_has_the_cores_of_all_tasks_and_a_process_for_each_where_there_are_no_gpus(slurm, config):
+def test_torchrun_has_the_cores_of_all_tasks_and_a_process_for_each_where_there_are_no_gpus(slurm, config):  # noqa: F811
     """One torchrun a node, however many tasks a node were asked for."""
     more = {"SRUN_DOES": status(0), "RUN": str(config.parent / "run"), "STAGE": "sample"}
     _, log = slurm("sample.sbatch", config, SLURM_NTASKS_PER_NODE="4", SLURM_CPUS_PER_TASK="8", SLURM_GPUS_ON_NODE="", **more)
@@ -339,95 +251,3 @@ def test_torchrun_has_the_cores_of_all_tasks_and_a_process_for_each_where_there_
     assert line in log
     _, log = slurm("sample.sbatch", config, SLURM_NTASKS_PER_NODE="4", SLURM_CPUS_PER_TASK="8", SLURM_GPUS_ON_NODE="0", **more)
     assert log.count(line) == 2
-
-
-def test_the_pipeline_hands_options_to_sbatch(slurm, config):
-    """Each to every job, or to one stage's alone; none of them reaches the stages."""
-    done, log = slurm("pipeline.sh", "--account=me", "train:--nodes=4", config, "run.seed=3", "--overwrite", "train:--time=9")
-    assert done.returncode == 0, done.stderr
-    lines = [line for line in log.splitlines() if line.startswith("sbatch")]
-    assert all(
-        f"--account=me jobs/{s}.sbatch {config} run.seed=3 --overwrite" in line
-        for s, line in zip(STAGES, lines, strict=True)
-        if s != "train"
-    )
-    assert "--account=me --nodes=4 --time=9 jobs/train.sbatch" in lines[2]
-
-
-def test_a_pipeline_that_cannot_be_submitted_whole_is_not_submitted(slurm, config):
-    done, log = slurm("pipeline.sh", config, REFUSES="jobs/sample.sbatch")
-    assert done.returncode == 2 and done.stderr.count("\n") == 1
-    assert "sbatch refused sample (invalid partition specified: big)" in done.stderr and "nothing was submitted" in done.stderr
-    assert "scancel 101 102 103" in log
-
-
-def test_what_a_refused_pipeline_had_known_before_is_not_forgotten(slurm, config):
-    run = config.parent / "run"
-    said = json.dumps({"exit": 0, "reason": "27 clusters"}, indent=1, sort_keys=True)
-    (run / "simulate.status.json").write_text(said)
-    (run / ".jobs").write_text("simulate 7 /x/old.log\n")
-    forgotten = {"QUEUED": 'echo "slurm_load_jobs error: Invalid job id specified" >&2; exit 1'}
-    assert slurm("pipeline.sh", config, REFUSES="jobs/train.sbatch", **forgotten)[0].returncode == 2
-    lines = slurm("pipeline.sh", "--status", config, **forgotten)[0].stdout.splitlines()
-    assert lines[0].split(maxsplit=1)[1] == "done: 27 clusters" and lines[1].split(maxsplit=1)[1] == "not submitted"
-
-
-def test_the_pipeline_says_how_far_each_stage_is(slurm, config):
-    """A failed stage, with its reason and its log; those after it; jobs in the queue, which are not submitted a second time."""
-    assert slurm("pipeline.sh", config)[0].returncode == 0
-    run = config.parent / "run"
-    files = {"simulate": (0, "27 clusters"), "project": (2, "no halos, here, mend it")}
-    for stage, (code, reason) in files.items():
-        (run / f"{stage}.status.json").write_text(json.dumps({"exit": code, "reason": reason}, indent=1, sort_keys=True))
-    lines = slurm("pipeline.sh", "--status", config)[0].stdout.splitlines()
-    assert [line.split(maxsplit=1)[1] for line in lines] == [
-        "done: 27 clusters",
-        "failed: no halos, here, mend it (see /x/y.log)",
-        *["not run, since project did not end well"] * 3,
-    ]
-    (run / "project.status.json").unlink()
-    lines = slurm("pipeline.sh", "--status", config)[0].stdout.splitlines()
-    assert "job 102 ended without a word" in lines[1] and "/x/y.log" in lines[1]
-    queued = {"QUEUED": 'case "$*" in *103*) echo "103 PENDING Dependency" ;; esac'}
-    assert "job 103: PENDING Dependency" in slurm("pipeline.sh", "--status", config, **queued)[0].stdout
-    for first in ("simulate", "sample"):  # a stage that waits for it must not be submitted beside it
-        done, log = slurm("pipeline.sh", config, FIRST=first, **queued)
-        assert done.returncode == 2 and "train of this run is in the queue already, job 103" in done.stderr and log.count("sbatch --") == 5
-    (run / "train.status.json").write_text(json.dumps({"exit": 0, "reason": "seen"}, indent=1))
-    silent = {"QUEUED": 'echo "slurm_load_jobs error: Unable to contact slurm controller" >&2; exit 1'}
-    lines = slurm("pipeline.sh", "--status", config, **silent)[0].stdout.splitlines()
-    assert lines[1].endswith("not known, since squeue does not answer (job 102)") and lines[2].endswith("done: seen")
-    done, log = slurm("pipeline.sh", config, **silent)
-    assert done.returncode == 2 and "squeue does not answer" in done.stderr and log.count("sbatch --") == 5
-    forgotten = {"QUEUED": 'echo "slurm_load_jobs error: Invalid job id specified" >&2; exit 1'}
-    assert "ended without a word" in slurm("pipeline.sh", "--status", config, **forgotten)[0].stdout.splitlines()[1]
-
-
-@pytest.mark.parametrize(
-    ("words", "says"),
-    [
-        (["-N", "4"], "there is no config file 4, "),
-        (["{config}x"], "c.yamlx, "),
-        (["trian:--nodes=4", "{config}"], "trian is no stage, trian:--nodes=4"),
-        (["{config}", "run.seed=x"], "run.seed"),
-        (["{config}", "run.sed=1"], "run.seed"),
-    ],
-)
-def test_a_wrong_command_line_of_the_pipeline_is_one_line(slurm, config, words, says):
-    done, log = slurm("pipeline.sh", *(word.format(config=config) for word in words))
-    assert done.returncode == 2 and log == "" and done.stderr.count("\n") == 1 and says in done.stderr, done.stderr
-
-
-def test_overwrite_may_stand_anywhere(slurm, config):
-    done, log = slurm("pipeline.sh", "--overwrite", config, FIRST="evaluate")
-    assert done.returncode == 0 and f"jobs/evaluate.sbatch {config} --overwrite" in log, done.stderr
-    more = {"SRUN_DOES": status(0), "RUN": str(config.parent / "run"), "STAGE": "train"}
-    assert slurm("train.sbatch", "--overwrite", config, **more)[0].returncode == 0
-
-
-def test_two_pipelines_on_one_run_at_once(slurm, config):
-    with open(config.parent / "run" / ".jobs.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        done, log = slurm("pipeline.sh", config, FIRST="evaluate")
-    assert done.returncode == 2 and "another pipeline.sh submits this run just now" in done.stderr and "sbatch" not in log
-    assert slurm("pipeline.sh", config, FIRST="evaluate")[0].returncode == 0

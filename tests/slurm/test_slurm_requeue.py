@@ -150,3 +150,16 @@ def test_a_task_of_a_sweeps_array_goes_on_alone(nodes, undisturbed, place):  # n
     assert log.read_text().count("from image 0 ") == 1 and log.read_text().count("seen; the model is in") == 1, log.read_text()[-3000:]
     assert (place / "1.log").read_text().count("from image ") == 1  # the other was left alone
     assert "0 to run" in nodes.call("python", "-m", "hpcdiff.sweep", place / "sweep.yaml", "--dry-run").stdout
+
+
+ENDS = {"abort": "MPI.COMM_WORLD.Abort(1)", "exit": "os._exit(1)", "kill": "os.kill(os.getpid(), 9)"}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_a_rank_that_dies_by_itself_is_not_taken_for_one_that_was_told(nodes, place, end):  # noqa: F811
+    """The others get a TERM for it, of which the note must not speak."""
+    code = "import os, time; from mpi4py import MPI; MPI.COMM_WORLD.barrier(); "
+    code += f"time.sleep(0.3); MPI.COMM_WORLD.rank == 3 and {ENDS[end]}; time.sleep(60)"
+    options = ("--nodes=2", "--ntasks-per-node=2", "--cpus-per-task=1", "--gpus-per-node=0", "--kill-on-bad-exit=1", "--mpi=pmix")
+    done = nodes.call("srun", *options, "bash", "jobs/task.sh", "python", "-c", code, check=False, HPCDIFF_END=str(place / "end"))
+    assert done.returncode and (place / "end").read_text() == "failed\n", done.stderr[-2000:]
