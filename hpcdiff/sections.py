@@ -69,7 +69,7 @@ class Simulate:
     box: float | None = number(None, above=0)
     """`nbody`: side of one periodic box with all its halos in `mass_range`, comoving Mpc, in place of `clusters`; null = none."""
     softening: float | None = number(None, above=0)
-    """`nbody`: Plummer softening of gravity, comoving kpc; null = 44 at the paper's particle mass, and with its cube root."""
+    """`nbody`: softening of gravity, comoving kpc, as deep as Plummer's and none beyond three of it; null = 44, and 1/32 of the spacing of particles above 1e11 Msun."""
     accuracy: float = number(0.3, above=0, high=1)
     """`nbody`: time step over the time to fall through the softening at the 99th percentile of the accelerations."""
     device: str = one_of("cpu", "cuda", "auto")

@@ -13,7 +13,7 @@ from hpcdiff.config import read_config
 from hpcdiff.cosmology import Background
 from hpcdiff.maps import deal
 from hpcdiff.sections import Split
-from hpcdiff.simulate.nbody.plan import PAPER_PARTICLE, PAPER_SOFTENING, Plan
+from hpcdiff.simulate.nbody.plan import Plan
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "nbody.yaml"
 PARTS = (("lighter", 1.5e14, 4.2e14, 42.0, 4 / 7), ("heavier", 4.2e14, 1.2e15, 60.0, 3 / 7))
@@ -46,7 +46,7 @@ def overrides(count: int, seed: int) -> list[tuple[str, list[str]]]:
 
 def measured(folders: list[Path]) -> tuple[dict[str, np.ndarray], list[halos.Snapshot]]:
     """Numbers of every halo of all runs."""
-    softening = PAPER_SOFTENING * np.cbrt(PARTICLE / PAPER_PARTICLE)
+    softening = Plan(read_config(CONFIG)).softening
     snapshots = [halos.Snapshot(folder, FITTED * softening) for folder in folders]
     parts = [{**halos.measure(s), **{k: s.halos[k] for k in ("target_mass", "formation_scale_factor", "steps")}} for s in snapshots]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, snapshots

@@ -37,6 +37,9 @@ from hpcdiff.train.validation import draw, validate
 from hpcdiff.watchdog import Watchdog
 from hpcdiff.world import World
 
+NARROW = 0.5
+"""A sigma_max below this part of what the maps suggest is said to be too small."""
+
 
 def train(config: Config, world: World) -> str:
     """Train, or go on training, until `train.images`; returns one line about it.
@@ -218,6 +221,11 @@ def _announce(config: Config, world: World, data: TrainingData, engine: Engine, 
         f"hpcdiff train: sigma_data {sigma_data}; noise from {config.diffusion.sigma_min:.3g} to {config.diffusion.sigma_max:.3g}, "
         f"these maps suggest {low:.2g} to {high:.2g}"
     )
+    if config.diffusion.sigma_max < NARROW * high:
+        world.print(
+            f"hpcdiff train: diffusion.sigma_max={config.diffusion.sigma_max:.3g} is small beside the {high:.2g} that these maps suggest: samples that start there miss "
+            "total masses and are too sure of them (docs/samplers.md)"
+        )
 
 
 def crossed(images: int, every: int, settings: Train) -> bool:

@@ -5,6 +5,7 @@ import shutil
 import signal
 import time
 import zlib
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -280,6 +281,18 @@ def test_damaged_map_files(tmp_path, maps, damage):
                 maps_of = [f["fields"][name][:] for name in sorted(f["fields"])]
                 f["catalog/checksum"][:] = [zlib.crc32(b"".join(x[i].tobytes() for x in maps_of)) for i in range(len(maps_of[0]))]
     refused(run("train", config), "maps.h5" if damage != "constant" else "constant")
+
+
+@pytest.mark.parametrize(("sigma_max", "narrow"), [(0.5, True), (1.7, True), (1.8, False), (4.0, False)])
+def test_noise_that_is_small_beside_the_maps_is_said(tmp_path, sigma_max, narrow):
+    said = []
+    data = SimpleNamespace(noise_range=(0.001, 3.5), statistics={"sigma_data": torch.ones(2)}, n_train=1, n_validation=1, where="")
+    world = SimpleNamespace(print=said.append, size=1, device="cpu")
+    loop._announce(
+        read_config(write(tmp_path), [f"diffusion.sigma_max={sigma_max}"]), world, data, SimpleNamespace(name="ddp", uncompiled=None), 1, 0
+    )
+    assert any("these maps suggest 0.001 to 3.5" in one for one in said)
+    assert any(f"diffusion.sigma_max={sigma_max:g} is small beside the 3.5" in one for one in said) == narrow
 
 
 def test_dry_run_touches_nothing(tmp_path):

@@ -25,7 +25,7 @@ class Gravity:
     Args:
         side: of the box, comoving Mpc.
         mesh: cells a side of the mesh, at least 24.
-        softening: Plummer's eps, comoving Mpc.
+        softening: eps, comoving Mpc, see `split`.
         Om0: matter density today over the critical one.
         threads: of the transforms and the pairs.
     """

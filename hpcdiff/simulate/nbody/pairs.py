@@ -6,7 +6,7 @@ import numpy as np
 from numba import prange
 
 from hpcdiff.simulate.nbody.compiled import compiled
-from hpcdiff.simulate.nbody.split import REACH, force_polynomial, own_depth, potential_polynomial
+from hpcdiff.simulate.nbody.split import BALL, REACH, force_polynomial, own_depth, potential_polynomial
 
 CELLS = 3
 """Cells of the search along the reach of a pair."""
@@ -18,7 +18,7 @@ class Pairs:
     Args:
         side: of the box, comoving Mpc.
         split: r_s of the force split, Mpc; `REACH` of it at most a third of the box.
-        softening: eps of Plummer's force, Mpc.
+        softening: eps, Mpc: three of it are the radius of the ball that stands for a particle (`split`), at most the reach of a pair.
     """
 
     def __init__(self, side: float, split: float, softening: float) -> None:
@@ -90,15 +90,31 @@ def _smooth(t, p):
 
 
 @compiled(fastmath=True)
-def _pull(x, y, z, m, px, py, pz, eps2, reach2, p):
+def _ball_pull(v2):
+    """Pull of the softening's ball over r and times its radius cubed, at v2 = (r/R)^2 <= 1."""
+    w = np.float32(1) - np.sqrt(v2)
+    outer = np.float32(6) + w * (np.float32(10) + w * (np.float32(15) + w * np.float32(-21)))
+    return np.float32(1) + w * (np.float32(3) + w * outer)
+
+
+@compiled(fastmath=True)
+def _ball_depth(v2):
+    """Potential of the softening's ball, positive, times its radius."""
+    one, w = np.float32(1), np.float32(1) - np.sqrt(v2)
+    return one + w * (one + w * (one + w * (one + w * (one + w * (one + w * (np.float32(-6) + w * np.float32(3)))))))
+
+
+@compiled(fastmath=True)
+def _pull(x, y, z, m, px, py, pz, ball2, reach2, p):
     """Pull of the particles of one slice on the point (px, py, pz)."""
     ax = ay = az = np.float32(0)
     one, two = np.float32(1), np.float32(2) / reach2
+    per_ball = one / ball2
     for j in range(len(x)):
         dx, dy, dz = x[j] - px, y[j] - py, z[j] - pz
         r2 = dx * dx + dy * dy + dz * dz
-        s = one / np.sqrt(r2 + eps2)
-        f = m[j] * (s * s * s - _smooth(r2 * two - one, p))
+        s = one / np.sqrt(max(r2, ball2))
+        f = m[j] * (s * s * s * _ball_pull(min(r2 * per_ball, one)) - _smooth(r2 * two - one, p))
         f = f if r2 < reach2 else np.float32(0)
         ax += f * dx
         ay += f * dy
@@ -107,14 +123,15 @@ def _pull(x, y, z, m, px, py, pz, eps2, reach2, p):
 
 
 @compiled(fastmath=True)
-def _depth(x, y, z, m, px, py, pz, eps2, reach2, p):
+def _depth(x, y, z, m, px, py, pz, ball2, reach2, p):
     """Potential of the particles of one slice at the point (px, py, pz), negative."""
     out = np.float32(0)
     one, two = np.float32(1), np.float32(2) / reach2
+    per_ball = one / ball2
     for j in range(len(x)):
         dx, dy, dz = x[j] - px, y[j] - py, z[j] - pz
         r2 = dx * dx + dy * dy + dz * dz
-        f = m[j] * (one / np.sqrt(r2 + eps2) - _smooth(r2 * two - one, p))
+        f = m[j] * (_ball_depth(min(r2 * per_ball, one)) / np.sqrt(max(r2, ball2)) - _smooth(r2 * two - one, p))
         out -= f if r2 < reach2 else np.float32(0)
     return (out,)
 
@@ -124,7 +141,7 @@ def _over_slices(of_slice):
 
     @compiled(parallel=True)
     def sums(first, x, y, z, m, n, side, reach, softening, p, out):
-        eps2, reach2 = np.float32(softening**2), np.float32(reach**2)
+        ball2, reach2 = np.float32((BALL * softening) ** 2), np.float32(reach**2)
         for c in prange(n**3):
             if first[c] == first[c + 1]:
                 continue
@@ -135,7 +152,7 @@ def _over_slices(of_slice):
                 for s in range(found):
                     a, b = starts[s], ends[s]
                     px, py, pz = x[i] - shifts[s, 0], y[i] - shifts[s, 1], z[i] - shifts[s, 2]
-                    one = of_slice(x[a:b], y[a:b], z[a:b], m[a:b], px, py, pz, eps2, reach2, p)
+                    one = of_slice(x[a:b], y[a:b], z[a:b], m[a:b], px, py, pz, ball2, reach2, p)
                     for k in range(len(one)):
                         out[i, k] += one[k]
 

@@ -12,8 +12,8 @@ from hpcdiff.cosmology import Background
 from hpcdiff.errors import UserError
 from hpcdiff.simulate.nbody import gated
 
-PAPER_PARTICLE, PAPER_SOFTENING = 1.27e10, 0.044
-"""Dark-matter particle (Msun) and softening (Mpc) of the paper; the softening of other particles goes with the cube root of their mass."""
+SOFTENING, SPARSE = 0.044, 1.01e11
+"""Softening (Mpc), the paper's, and the dark-matter particle (Msun) from which on it grows with the particles' spacing, of which it is 1/32."""
 MESH = 4
 """Mesh cells over lattice points, along a side."""
 LEAST_LATTICE, MOST_LATTICE = 8, 1024
@@ -24,8 +24,8 @@ LARGEST = 0.38
 """Largest cluster over the mass of its box: the sphere that it was made from reaches nine tenths of the way to the walls."""
 YIELD = 0.8
 """M200m over the mass of the sphere whose linear overdensity is 1.686 (measured on clusters of 1e14 to 1e15)."""
-SOFTEST = 0.25
-"""Largest softening over the particles' spacing: beyond the reach of the pairs the force has none (5 % there at this softening)."""
+SOFTEST = 0.4
+"""Largest softening over the particles' spacing: the ball of three softenings lies within the reach of the pairs."""
 SECONDS = 1e-5
 """Core seconds of a step over the particles of a type, measured on a server's core with lattices of 16^3 to 64^3."""
 FORCES_ON = {"cpu": "the CPU", "cuda": "a GPU (the time below is a CPU's)", "auto": "GPUs if every rank has one"}
@@ -84,7 +84,7 @@ class Plan:
             raise UserError(f"a box of {self.cell:g} Mpc cannot hold a cluster of {high:.3g} Msun", "simulate.cell", how)
         self.mesh = fft.next_fast_len(MESH * self.lattice, real=True)
         kpc = simulate.softening
-        self.softening = kpc / 1e3 if kpc else PAPER_SOFTENING * float(np.cbrt(self.m_dm / PAPER_PARTICLE))
+        self.softening = kpc / 1e3 if kpc else SOFTENING * max(1.0, float(np.cbrt(self.m_dm / SPARSE)))
         if self.softening > SOFTEST * self.cell / self.lattice:
             how = f"take at most {1e3 * SOFTEST * self.cell / self.lattice:.3g} kpc"
             raise UserError(

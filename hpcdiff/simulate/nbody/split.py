@@ -1,7 +1,11 @@
 """The split of gravity by a Gaussian of r_s into a long-range part for the mesh and a short-range part for pairs; plain numbers, no loops.
 
-The force of a mass m at the distance r is m r [(r^2 + eps^2)^-3/2 - L], Plummer's less what the mesh gives, with
+The force of a mass m at the distance r is m r [S - L], the softened pull less what the mesh gives, with
 L = (1 - erfc(u) - 2u/sqrt(pi) exp(-u^2)) / r^3 and u = r/(2 r_s). L is smooth in r^2, so a polynomial stands for it.
+
+S is the pull of a ball of radius R = 3 eps with the density of Wendland's C2 function (Wendland 1995; as softening: Schaller et al. 2024): with
+w = 1 - r/R, S = (1 + 3 w + 6 w^2 + 10 w^3 + 15 w^4 - 21 w^5) / R^3, and beyond R a point's, 1/r^3. Written so nothing cancels. Its depth,
+(1 + w + w^2 + w^3 + w^4 + w^5 - 6 w^6 + 3 w^7) / R, is in the middle that of Plummer's sphere of this eps.
 """
 
 from __future__ import annotations
@@ -14,6 +18,8 @@ SPLIT = 1.25
 """r_s of the force split over the mesh's cells."""
 REACH = 4.5
 """Pairs farther apart than this many split lengths r_s feel the mesh alone; 1.7 % of the pair's force are left out there."""
+BALL = 3.0
+"""Radius of the ball that stands for a particle over the softening eps; beyond it the force is a point's."""
 DEGREE = 9
 """Of the polynomials; they are true to 1e-5 of the largest value."""
 

@@ -15,7 +15,7 @@ import torch
 from scipy import fft
 from torch import Tensor
 
-from hpcdiff.simulate.nbody.split import REACH, force_polynomial, own_depth, potential_polynomial
+from hpcdiff.simulate.nbody.split import BALL, REACH, force_polynomial, own_depth, potential_polynomial
 
 TILE = 64
 """Particles of a tile."""
@@ -91,32 +91,35 @@ def near(boxes: list[tuple[Tensor, Tensor, int]], images: Tensor, reach: float) 
     return i, j[order], image[order]
 
 
-def _kernel(xi: Tensor, xj: Tensor, p: Tensor) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
-    """1/sqrt(r^2 + eps^2), the polynomial, whether a pair is beyond reach, and its distance along each axis; (P, 64, 64) each."""
+def _kernel(xi: Tensor, xj: Tensor, p: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, list[Tensor]]:
+    """1/r, or 1/R within the softening's ball; 1 - r/R there, 0 outside; the polynomial, whether a pair is beyond reach, and its distance along each
+    axis; (P, 64, 64) each."""
     d = [xj[:, axis, None, :] - xi[:, axis, :, None] for axis in range(3)]
     r2 = d[0] * d[0] + d[1] * d[1] + d[2] * d[2]
-    eps2, reach2, t = p[0], p[1], r2 * (2 / p[1]) - 1
+    ball2, reach2, t = p[0], p[1], r2 * (2 / p[1]) - 1
     smooth = p[-1]
     for n in range(len(p) - 2, 1, -1):
         smooth = torch.addcmul(p[n], smooth, t)
-    return torch.rsqrt(r2 + eps2), smooth, r2 >= reach2, d
+    return torch.rsqrt(torch.maximum(r2, ball2)), 1 - torch.sqrt(torch.minimum(r2, ball2) / ball2), smooth, r2 >= reach2, d
 
 
 def pull(xi: Tensor, xj: Tensor, mass: Tensor, p: Tensor) -> Tensor:
     """Pull of the particles of tiles j on those of tiles i, (P, 3, 64) float32.
 
     Args:
-        xi, xj: positions, float32 (P, 3, 64). mass: of j, (P, 64). p: eps^2, reach^2, coefficients from the constant up.
+        xi, xj: positions, float32 (P, 3, 64). mass: of j, (P, 64). p: R^2 of the softening's ball, reach^2, coefficients from the constant up.
     """
-    s, smooth, beyond, d = _kernel(xi, xj, p)
-    f = (mass[:, None, :] * (s * s * s - smooth)).masked_fill(beyond, 0.0)
+    s, w, smooth, beyond, d = _kernel(xi, xj, p)
+    ball = 1 + w * (3 + w * (6 + w * (10 + w * (15 + w * -21))))
+    f = (mass[:, None, :] * (s * s * s * ball - smooth)).masked_fill(beyond, 0.0)
     return torch.stack([(f * one).sum(2) for one in d], 1)
 
 
 def depth(xi: Tensor, xj: Tensor, mass: Tensor, p: Tensor) -> Tensor:
     """Potential of the particles of tiles j at those of tiles i, negative, (P, 1, 64) float32; as `pull`."""
-    s, smooth, beyond, _ = _kernel(xi, xj, p)
-    return -(mass[:, None, :] * (s - smooth)).masked_fill(beyond, 0.0).sum(2)[:, None]
+    s, w, smooth, beyond, _ = _kernel(xi, xj, p)
+    ball = 1 + w * (1 + w * (1 + w * (1 + w * (1 + w * (1 + w * (-6 + w * 3))))))
+    return -(mass[:, None, :] * (s * ball - smooth)).masked_fill(beyond, 0.0).sum(2)[:, None]
 
 
 @functools.cache
@@ -149,7 +152,7 @@ class TorchPairs:
     def _sum(self, of_pairs: Callable, x: Tensor, mass: Tensor, coefficients: np.ndarray, columns: int) -> Tensor:
         """What `of_pairs` gives, added up over all tiles j of each tile i, float64 (n, columns)."""
         of_pairs = fused(of_pairs) if self.compiled else of_pairs
-        p = torch.tensor([self.softening**2, self.reach**2, *coefficients.tolist()], device=x.device)
+        p = torch.tensor([(BALL * self.softening) ** 2, self.reach**2, *coefficients.tolist()], device=x.device)
         tiles = tiled(x, mass)
         i, j, image = near(tiles.boxes, self.images, self.reach)
         first = torch.searchsorted(i, torch.arange(len(tiles.x) + 1, device=x.device))

@@ -13,8 +13,16 @@ from hpcdiff.simulate.nbody.torch_gravity import TorchGravity
 SIDE, EPS, OM = 10.0, 0.05, 0.3
 
 
+def softened(r, eps):
+    """Pull over r and depth of a unit mass with the density of Wendland's C2 function within three eps."""
+    ball, v = 3 * eps, np.minimum(r / (3 * eps), 1)
+    pull = (14 - 84 * v**2 + 140 * v**3 - 90 * v**4 + 21 * v**5) / ball**3
+    depth = (3 - 7 * v**2 + 21 * v**4 - 28 * v**5 + 15 * v**6 - 3 * v**7) / ball
+    return np.where(v < 1, pull, 1 / np.maximum(r, ball) ** 3), np.where(v < 1, depth, 1 / np.maximum(r, ball))
+
+
 def ewald(x, m, eps):
-    """-grad(phi) and phi of point masses G m in a periodic box with a uniform background, by direct summation; Plummer's eps."""
+    """-grad(phi) and phi of softened masses G m in a periodic box with a uniform background, by direct summation."""
     from scipy.special import erfc
 
     alpha = 2 / SIDE
@@ -32,8 +40,9 @@ def ewald(x, m, eps):
         f = (damped + 2 * alpha * r_safe / np.sqrt(np.pi) * np.exp(-((alpha * r) ** 2))) / r_safe**3 * ~np.isinf(r)
         p = damped / r
         if not n.any():
-            f += ((r_safe**2 + eps**2) ** -1.5 - r_safe**-3.0) * ~np.isinf(r)
-            p += (r_safe**2 + eps**2) ** -0.5 * ~np.isinf(r) - 1 / r
+            pull, depth = softened(r_safe, eps)
+            f += (pull - r_safe**-3.0) * ~np.isinf(r)
+            p += depth * ~np.isinf(r) - 1 / r
         force += np.einsum("ij,ijk,j->ik", f, s, m)
         phi -= p @ m
     waves = np.arange(-5, 6)
@@ -80,6 +89,29 @@ def test_forces_are_those_of_an_ewald_sum(scene, exact, kind):
     assert np.percentile(error / np.linalg.norm(expected, axis=1), 90) < 0.01
     got = gravity.potential(x, mass)
     assert np.abs(got - phi).max() < 0.005 * phi.std()
+
+
+@pytest.mark.parametrize("v", [0.03, 0.2, 0.5, 0.8, 0.97, 1.05, 1.3])
+def test_a_pair_pulls_as_the_mass_of_the_softening_s_ball_within_its_distance(kind, v):
+    """Density 21 / (2 pi R^3) (1 - v)^4 (1 + 4 v), integrated; the depth is what the pull does from there to the ball's radius."""
+    eps = 0.1
+    ball = 3 * eps
+    shells = np.linspace(0, 1, 200001)
+    density = 21 / (2 * np.pi) * (1 - shells) ** 4 * (1 + 4 * shells)
+    within = np.concatenate([[0], np.cumsum(np.diff(shells) * (4 * np.pi * density * shells**2)[1:])])
+    assert within[-1] == pytest.approx(1, abs=1e-4)
+    gravity = kind(SIDE, 48, eps, OM)
+    x = np.array([[3.0, 3.0, 3.0], [3.0 + v * ball, 3.0, 3.0], [3.0 + v * ball, 3.0 + 1.05 * ball, 3.0]])
+    near, far = (gravity.forces(x[which], np.ones(2))[0] for which in ([0, 1], [0, 2]))
+    unit = gravity._point_mass(np.ones(2))[0]
+    pull = unit * np.interp(v, shells, within) / (v * ball) ** 2
+    assert near[0] == pytest.approx(pull, rel=0.01, abs=1e-3 * unit / ball**2)
+    assert np.linalg.norm(far) == pytest.approx(unit / np.sum((x[2] - x[0]) ** 2), rel=0.01)  # beyond the ball: a point's
+    edge = np.array([[3.0, 3.0, 3.0], [3.0 + ball, 3.0, 3.0]])
+    deeper = gravity.potential(edge, np.ones(2))[0] - gravity.potential(x[:2], np.ones(2))[0]
+    path = np.linspace(min(v, 1), max(v, 1), 2001)
+    work = np.trapezoid(np.interp(path, shells, within) / path**2, path) * unit / ball
+    assert abs(deeper) == pytest.approx(work, rel=0.01, abs=1e-3 * unit / ball) and (deeper > 0) == (v < 1)
 
 
 def test_momentum_is_conserved(scene, kind):

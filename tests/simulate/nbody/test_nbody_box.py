@@ -38,12 +38,14 @@ def test_masses_are_flat_in_log_m_and_boxes_differ():
 
 
 def test_cost_is_near_what_was_measured():
-    """About 80 core seconds a cluster at the preset's particles in 45.7 Mpc; half the step, the softening of particles 8 times lighter: more steps."""
-    plan = plan_of("simulate.cell=45.7")
-    assert plan.lattice == 32 and 40 < 3600 * plan.core_hours() / plan.boxes < 160
-    fine = plan_of("simulate.cell=45.7", "simulate.particle_mass=1.27e10")
-    assert fine.lattice == 64 and fine.softening == pytest.approx(0.044, rel=0.01)
-    assert 1.2 < fine.core_hours() / plan.core_hours() / 8 < 2
+    """About 100 core seconds a cluster at the preset's particles in 45 Mpc; 44 kpc for them and lighter ones, more and fewer steps for heavier ones."""
+    plan = plan_of("simulate.cell=45")
+    assert plan.lattice == 32 and 70 < 3600 * plan.core_hours() / plan.boxes < 180
+    fine, coarse = (plan_of("simulate.cell=45", f"simulate.particle_mass={m}") for m in (1.27e10, 8.08e11))
+    assert fine.lattice == 62 and fine.softening == plan.softening == pytest.approx(0.044, rel=0.03)
+    assert coarse.lattice == 16 and coarse.softening == pytest.approx(coarse.cell / coarse.lattice / 32, rel=0.03)
+    assert fine.core_hours() == pytest.approx((62 / 32) ** 3 * plan.core_hours(), rel=0.05)
+    assert 0.5 < coarse.core_hours() * 8 / plan.core_hours() < 0.9
     assert plan_of("simulate.softening=50").softening == 0.05
     assert plan.cost(int(np.argmax(plan.mass))) > plan.cost(int(np.argmin(plan.mass)))
 
