@@ -19,9 +19,9 @@ from hpcdiff.cosmology import Background
 from hpcdiff.simulate import profiles
 from hpcdiff.simulate.nbody.halos import Halo, wrapped
 
-POLYTROPE = 1.12
-"""G of the gas (1.1 to 1.2 in simulations)."""
-VIRIAL = 1.18
+POLYTROPE = 1.2
+"""G of the gas, that of Ostriker, Bode & Babul 2005."""
+VIRIAL = 1.26
 """Energy of the gas within R200c over half of the binding energy: above 1, since what falls in presses on it (ours: with it
 the mean pressure is the debiased profile; docs/simulation.md)."""
 LEAST = 64
@@ -50,12 +50,12 @@ class Gas:
 
 
 def gas_fraction(mass: float, retention: float = 0.0) -> float:
-    """Gas within R200c over the cosmic part of M200c, for M200m in Msun: 0.9 in the largest clusters, 0.25 at 1e13 (ours).
+    """Gas within R200c over the cosmic part of M200c, for M200m in Msun: 0.84 in the largest clusters, 0.24 at 1e13 (ours).
 
     Args:
         retention: how much more gas the halo kept than others of its mass, in standard deviations.
     """
-    return min(0.9 / (1 + (mass / 2.2e13) ** -1.2) * float(np.exp(profiles.gas_scatter(mass) * retention)), MOST)
+    return min(0.85 / (1 + (mass / 2.2e13) ** -1.2) * float(np.exp(profiles.gas_scatter(mass) * retention)), MOST)
 
 
 def turbulence(formed: float) -> float:
