@@ -11,7 +11,7 @@ over the time of the whole force, mesh and search included. The error is the dif
 compiled loops' forces over their root mean square, the root mean square and the largest.
 
 pytreegrav (numba, opening angle 0.7, its default) is installed in a folder of its own below --cache. It knows no periodic box: it has the same
-particles alone in space, softened by a spline of 2.8 times our Plummer length, and its error is that against its own direct sum, on 300
+particles alone in space, softened by a spline of 2.8 times our softening, and its error is that against its own direct sum, on 300
 particles. Ours has 0.1 % against an Ewald sum (docs/simulation.md).
 """
 
@@ -49,7 +49,7 @@ VERSION = "1.5.0"
 """Of pytreegrav."""
 SPHERE = 4e14
 """Mass of the overdense sphere that the cluster is made from, Msun."""
-SOFTENING = 1 / 11
+SOFTENING = 1 / 22
 """Over the particles' spacing."""
 
 

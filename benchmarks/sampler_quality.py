@@ -1,6 +1,7 @@
 """How many network evaluations a posterior sample needs, and how long a cluster takes beside score_models 0.5.11.
 
     python benchmarks/sampler_quality.py --run runs/quickstart [--work DIR]        # again: goes on where it stopped
+    python benchmarks/sampler_quality.py --parts width --run runs/quickstart
     python benchmarks/sampler_quality.py --parts speed [--channels 32 128] [--device auto]
 
 quality   On a finished run's trained model: one view of each test halo (the axes by turns), 10 samples of each, by every sampler at
@@ -17,6 +18,9 @@ quality   On a finished run's trained model: one view of each test halo (the axe
           nominal one.
           And its spread is within 1 % on all Gaussians of sampler_closed_form.py, so that a sampler's faults cannot make up for a model's:
           what would be taken without that is told as well.
+
+width     The same views by the same model, from noise that is narrower and wider (sigma_max): what becomes of the total masses where it is
+          below the width of coherent modes, by an ODE and an SDE. Writes benchmarks/results/sampler_width.json.
 
 speed     Seconds a cluster (10 samples at 128^2) of score_models' own `ScoreModel.sample`, 1000 steps as in the paper, and of ours by
           `auto`, on the paper's network with random weights, in one run by turns. score_models' time is that of a smaller number of steps
@@ -35,7 +39,7 @@ from pathlib import Path
 import torch
 from report import RESULTS, machine, write
 from sampler_closed_form import SDE, SPREADS, moments
-from samplers import contest, figure, speed, tables
+from samplers import contest, figure, speed, tables, width
 from samplers.draw import PIECE, Setting, Views
 from samplers.scores import nominal, score_views
 from training.environment import VERSION
@@ -60,7 +64,9 @@ GRID = (
 """Samplers, numbers of steps, start, churn."""
 QUICK = (("dpmpp_2m", (3, 4), "matched"), ("heun", (3,), "matched", 1.0), ("dpmpp_2m_sde", (3,), "prior"))
 KEYS = ("sampler", "steps", "init", "churn", "nfe")
-PARTS = ("quality", "speed")
+PARTS = ("quality", "width", "speed")
+WIDTHS = (0.5, 1.0, 2.0, 3.5, 7.0)
+"""sigma_max tried by `width`."""
 
 
 def quality(options: argparse.Namespace) -> None:
@@ -115,6 +121,25 @@ def on_gaussians(setting: Setting) -> float:
     return deviation[deviation.abs().argmax()].item()
 
 
+def widths(options: argparse.Namespace) -> None:
+    """Samples from narrower and wider noise: print, write."""
+    views = Views(options.run, options.samples, options.seed, options.halos)
+    low, high = views.model.info["noise_range"]
+    rows = width.compare(views, list(WIDTHS[:2] if options.quick else WIDTHS))
+    print(
+        f"{len(views.rows)} halos, {options.samples} samples each; the maps suggest a sigma_max of {high:.2g}\n\n{width.markdown(rows)}\n"
+    )
+    if not options.quick:
+        about = {
+            "machine": machine("torch", "numpy"),
+            "model": views.model.info["weights_sha256"],
+            "fields": views.fields,
+            "halos": len(views.rows),
+        }
+        content = {**about, "samples": options.samples, "suggested": [low, high], "rows": rows}
+        print(f"written to {write('sampler_width', contest.rounded(content))}")
+
+
 def clock(options: argparse.Namespace) -> None:
     """Both sides at every number of channels; print, write."""
     name = torch.cuda.get_device_name(0) if options.device == "cuda" else ""
@@ -131,7 +156,7 @@ def main() -> None:
     """Run the parts that are asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=["quality"])
-    parser.add_argument("--run", type=Path, help="quality: folder of a finished run, with maps.h5 and model/")
+    parser.add_argument("--run", type=Path, help="quality, width: folder of a finished run, with maps.h5 and model/")
     parser.add_argument("--work", type=Path, help="quality: where samples are kept; default RUN/sampler_quality")
     parser.add_argument("--samples", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
@@ -145,7 +170,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "hpcdiff-benchmarks", help="speed")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that everything runs; nothing is written")
     options = parser.parse_args()
-    if "quality" in options.parts and not options.run:
+    if {"quality", "width"} & set(options.parts) and not options.run:
         parser.error("--run is missing: the folder of a finished run, as configs/quickstart.yaml makes it")
     options.work = options.work or (options.run and options.run / "sampler_quality")
     if options.device == "auto":
@@ -154,7 +179,7 @@ def main() -> None:
     options.npix, options.threads = options.npix or (32 if options.quick else 128), options.threads or machine()["cores"]
     for part in PARTS:
         if part in options.parts:
-            {"quality": quality, "speed": clock}[part](options)
+            {"quality": quality, "width": widths, "speed": clock}[part](options)
 
 
 if __name__ == "__main__":

@@ -8,12 +8,16 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
-from samplers import contest, speed, tables
+from samplers import contest, speed, tables, width
 from samplers.draw import PIECE, Setting, Views
 from samplers.scores import NAMES, nominal, score, score_views
+
+from hpcdiff import diffusion
+from hpcdiff.diffusion import VESDE
 
 S, NPIX, WIDTH, H = 10, 32, 12.8, 0.7
 
@@ -192,3 +196,50 @@ def test_time_of_a_cluster_in_proportion_and_whether_it_may_be():
     assert speed.linearity([1.0, 2.0], (10, 20)) == pytest.approx(1.0)
     assert speed.linearity([2.0, 2.2], (10, 20)) == pytest.approx(0.55)
     assert speed.spread([3.0, 1.0, 2.0]) == [2.0, 1.0, 3.0]
+
+
+class Coherent:
+    """A model whose maps are 10 everywhere plus one number for all pixels, a mode of deviation `MODE`, with the exact denoiser."""
+
+    MODE, PIXEL = 2.0, 0.01
+
+    def __init__(self, precondition="edm"):
+        self.config = {"diffusion": {"sigma_min": 0.01, "sigma_max": 0.7, "precondition": precondition}}
+
+    def sample(self, inputs, samples, sampler, steps, seed, view, init, batch_size):
+        sigma_max = self.config["diffusion"]["sigma_max"]
+
+        def denoise(x, sigma):
+            sigma, flat = sigma[:, None, None, None], x - 10
+            mode = flat.mean((2, 3), keepdim=True)
+            wide, thin = (v**2 / (v**2 + sigma**2) for v in (self.MODE, self.PIXEL))
+            return 10 + wide * mode + thin * (flat - mode)
+
+        shape = (len(view) * samples, 1, NPIX, NPIX)
+        start = torch.randn(shape, generator=torch.Generator().manual_seed(1)) * math.sqrt((self.MODE / NPIX) ** 2 + sigma_max**2) + 10
+        x = diffusion.sample(denoise, shape, VESDE(0.01, sigma_max), sampler, steps, seed, start)
+        return {"gas": x.reshape(len(view), samples, NPIX, NPIX).numpy()}
+
+
+def coherent_views(n, **model):
+    truth = 10 + Coherent.MODE / NPIX * np.random.default_rng(3).standard_normal((n, 1, 1, 1)) + np.zeros((1, 1, NPIX, NPIX))
+    about = {"fields": ["gas"], "width_mpc": np.full(n, WIDTH), "h": H, "samples": S, "seed": 0, "rows": np.arange(n), "inputs": {}}
+    return SimpleNamespace(model=Coherent(**model), truth=truth.astype(np.float32), **about)
+
+
+def test_noise_below_the_width_of_a_mode_makes_its_posterior_too_narrow_above_all_by_an_ode(capsys):
+    """The closed form of the ODE: the start's deviation times sqrt((s^2 + sigma_min^2) / (s^2 + sigma_max^2))."""
+    views = coherent_views(150)
+    rows = width.compare(views, [0.7, 8.0])
+    found = {(row["sampler"], row["sigma_max"]): row["total_spread_skill"]["value"][0] for row in rows}
+    narrow = math.sqrt((0.7**2 + (2 / NPIX) ** 2) / (2**2 + 0.7**2))
+    assert found["dpmpp_2m", 0.7] == pytest.approx(narrow, rel=0.15) and found["dpmpp_2m", 8.0] == pytest.approx(1, abs=0.12)
+    assert found["dpmpp_2m", 0.7] < 0.5 * found["dpmpp_2m", 8.0] and found["dpmpp_2m", 0.7] < found["dpmpp_2m_sde", 0.7]
+    assert views.model.config["diffusion"]["sigma_max"] == 0.7
+    assert len(width.markdown(rows).splitlines()) == 6 and "`dpmpp_2m_sde` | 8 |" in capsys.readouterr().out
+    assert [row["nfe"] for row in rows[:2]] == [width.steps(0.7, 0.01), width.steps(8.0, 0.01)] == [14, 22]
+
+
+def test_a_model_that_knows_no_wider_noise_is_refused():
+    with pytest.raises(SystemExit, match="precondition=ve"):
+        width.compare(coherent_views(2, precondition="ve"), [1.0])
