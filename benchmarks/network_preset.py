@@ -48,7 +48,7 @@ TRAINING = ("times", "rate", "precondition")
 """What is no setting of the network."""
 SAMPLER, STEPS, SAMPLES = "dpmpp_2m_sde", 36, 8
 """How the posterior is drawn, from a matched start."""
-QUICKSTART_RANGE = (0.002, 0.5)
+QUICKSTART_RANGE = (0.002, 3.5)
 PUBLISHED_RANGE = (0.001, 1.0)
 """Noise levels of Hsu et al. 2025, drawn uniformly in their logarithm."""
 DRAWS = 4

@@ -65,7 +65,7 @@ GRID = (
 QUICK = (("dpmpp_2m", (3, 4), "matched"), ("heun", (3,), "matched", 1.0), ("dpmpp_2m_sde", (3,), "prior"))
 KEYS = ("sampler", "steps", "init", "churn", "nfe")
 PARTS = ("quality", "width", "speed")
-WIDTHS = (0.5, 1.0, 2.0, 3.5, 7.0)
+WIDTHS = (0.5, 1.0, 3.5)
 """sigma_max tried by `width`."""
 
 

@@ -2,7 +2,9 @@
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import h5py
 import numpy as np
 import pytest
 from conftest import make_maps
@@ -25,6 +27,21 @@ def test_power_is_what_pairs_have():
     noise = side**3 / n
     assert np.abs(convergence.power(x, side, 0.7)).max() < 0.25 * noise
     assert convergence.power(np.repeat(x[: n // 2], 2, axis=0), side, 0.7)[2:] == pytest.approx(noise, rel=0.05)
+
+
+def test_a_spectrum_is_held_against_those_of_the_same_box_that_are_kept(tmp_path):
+    plan, rng = SimpleNamespace(cell=20.0, background=SimpleNamespace(h=0.7)), np.random.default_rng(1)
+    (tmp_path / "snapshot").mkdir()
+    (tmp_path / "kept").mkdir()
+    for box in range(2):
+        x = 20 * rng.random((500 * (box + 1), 3)) ** 2
+        with h5py.File(tmp_path / "snapshot" / f"snapshot_{box:06d}.hdf5", "w") as f:
+            f["PartType1/Coordinates"] = (x + 40 * box) * 700  # the second box lies elsewhere in the snapshot
+        for what, factor in (("steps", 2), ("softening", 4)):
+            np.save(tmp_path / "kept" / f"{what} {box}.npy", (box + factor) * convergence.power(x, 20.0, 0.7))
+    found = convergence.changes(plan, tmp_path / "snapshot", tmp_path / "kept", 2)
+    assert found["steps"] == pytest.approx(np.array([[1 / 2] * 5, [1 / 3] * 5]), rel=1e-6)
+    assert found["softening"] == pytest.approx(np.array([[1 / 4] * 5, [1 / 5] * 5]), rel=1e-6)
 
 
 def test_projected_density_is_the_halos_own_inside_and_clustered_outside():
