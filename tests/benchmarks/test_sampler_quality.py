@@ -152,6 +152,14 @@ def test_the_table_of_the_documentation_is_the_measured_one():
     assert tables.markdown(content) in (root / "docs" / "samplers.md").read_text()
 
 
+def test_settings_of_few_halos_are_not_in_the_table():
+    content = json.loads((Path(__file__).resolve().parents[2] / "benchmarks" / "results" / "sampler_quality.json").read_text())
+    rows, most = content["rows"], content["halos"]
+    rows[0]["halos"], rows[1]["halos"] = math.ceil(most / 2), math.ceil(most / 2) - 1
+    lines = tables.markdown(content | {"rows": rows[:2]}).splitlines()
+    assert len(lines) == 3 and f"`{rows[0]['sampler']}` | {rows[0]['init']} | {rows[0]['steps']} |" in lines[2]
+
+
 def test_what_a_sampler_needs_is_not_a_lucky_coarse_setting():
     rows = [setting("a", 5, 0.0), setting("a", 10, 0.1), setting("a", 20, 0.0), setting("a", 40, 0.0), setting("a", 8, 0.0, "prior")]
     assert contest.needed(rows, "a", "matched") == 20
