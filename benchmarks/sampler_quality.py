@@ -111,7 +111,7 @@ def quality(options: argparse.Namespace) -> None:
     if not options.quick:
         print(f"written to {write('sampler_quality', contest.rounded(content))}")
         for field, name in enumerate(views.fields):
-            figure.draw(content, RESULTS / f"sampler_quality_{name}.png", field)
+            figure.draw(tables.told(content), RESULTS / f"sampler_quality_{name}.png", field)
 
 
 def on_gaussians(setting: Setting) -> float:

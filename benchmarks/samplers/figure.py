@@ -71,7 +71,8 @@ def draw(content: dict, path: Path, field: int) -> None:
         for s, (c, m) in COLOURS.items()
         if any(r["curve"] == s for r in content["rows"])
     ]
-    handles += [plt.Line2D([], [], color="0.5", marker="o", mfc="none", ls=":", label="from N(0, sigma_max²)")]
+    if any(row["init"] == "prior" for row in content["rows"]):
+        handles += [plt.Line2D([], [], color="0.5", marker="o", mfc="none", ls=":", label="from N(0, sigma_max²)")]
     handles += [plt.Rectangle((0, 0), 1, 1, color="0.9", label=f"{content['reference']['name']}, its error over halos")]
     handles += [plt.Line2D([], [], color="0.4", ls=":", lw=1, label="as it should be")]
     figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=9, frameon=False)
