@@ -11,6 +11,14 @@ from conftest import ROOT, environment
 STAGES = ("simulate", "project", "train", "sample", "evaluate")
 
 
+def record(tools, commands):
+    """Programs in a new folder that write their arguments into the file $LOG and then do as told; {name: lines of bash}."""
+    tools.mkdir()
+    for name, does in commands.items():
+        (tools / name).write_text(f'#!/bin/bash\necho "{name} $*" >>"$LOG"\n{does}\n')
+        (tools / name).chmod(0o755)
+
+
 @pytest.fixture
 def slurm(tmp_path):
     """A PATH whose srun, sbatch, scontrol and squeue write down their arguments; srun and requeueing then do as $SRUN_DOES, $REQUEUE_DOES say.
@@ -18,16 +26,14 @@ def slurm(tmp_path):
     A dry run reads the config alone: five of them load torch for ten seconds.
     """
     tools = tmp_path / "bin"
-    tools.mkdir()
-    for name, does in {
+    commands = {
         "srun": 'case "$*" in *" true") eval "${PING_DOES:-true}" ;; *) eval "${SRUN_DOES:-true}" ;; esac',
         "sbatch": 'case "$*" in *"${REFUSES:-nothing}"*) echo "sbatch: error: invalid partition specified: big" >&2; exit 1 ;; esac; echo "$((100 + $(grep -c sbatch "$LOG")));cluster"',
         "scontrol": 'case "$*" in "show host"*) echo node7 ;; *"show job"*) echo "$SHOWN JobState=${STATE:-RUNNING Reason=None} StdOut=/x/y.log" ;; requeue*) eval "${REQUEUE_DOES:-true}" ;; esac',
         "squeue": 'case "$*" in *" -j "*) eval "${QUEUED:-true}" ;; *) printf "50 afterok:420(unfulfilled)\\n51 afterok:42(unfulfilled)\\n52 afterok:42\\n" ;; esac',
         "scancel": "true",
-    }.items():
-        (tools / name).write_text(f'#!/bin/bash\necho "{name} $*" >>"$LOG"\n{does}\n')
-        (tools / name).chmod(0o755)
+    }
+    record(tools, commands)
     dry = 'case "$*" in *" --dry-run"*) set -- -m hpcdiff.config get run.dir "${@:3}"; exec >/dev/null ;; esac'
     (tools / "python").write_text(f'#!/bin/bash\n{dry}\nexec {sys.executable} "$@"\n')
     (tools / "python").chmod(0o755)

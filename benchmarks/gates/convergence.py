@@ -54,7 +54,9 @@ def _halved(task: tuple[Plan, int, str, Path]) -> np.ndarray:
         gravity = Gravity(plan.cell, plan.mesh, softening, b.Om0)
         state = start(plan, box, sphere_of(plan, box, 1), plan.lattice)
         done = evolve(state, mass, gravity, b.Om0, softening, accuracy, longest=longest)
-        np.save(path, power(done.x[: plan.n_box], plan.cell, b.h))
+        temporary = path.with_suffix(".tmp.npy")
+        np.save(temporary, power(done.x[: plan.n_box], plan.cell, b.h))
+        temporary.rename(path)  # whole or not at all
     return np.load(path)
 
 

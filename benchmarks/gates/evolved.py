@@ -71,16 +71,16 @@ def flatness(mass: np.ndarray) -> float:
     return float(np.maximum(np.abs(place - np.arange(n) / n), np.abs(place - (np.arange(n) + 1) / n)).max())
 
 
-def gravity_gates(table: Table, folder: Path) -> dict[str, list[list[float]]]:
+def gravity_gates(table: Table, folder: Path, more: list[str]) -> dict[str, list[list[float]]]:
     """Momentum, energy, and what steps and softening do to the power spectra of light clusters' boxes.
 
-    folder: of all runs, of which that of the lighter clusters is there.
+    Args:
+        folder: of the finished run of the lighter clusters. more: its config.
     """
     energy, momentum = dynamics.conserved()
     table.gate("energy and momentum", "cosmic energy equation, error over the potential energy", energy, 0, 0.01)
     table.gate("energy and momentum", "sum of the momenta over the sum of their sizes", momentum, 0, 1e-4)
-    name, more = overrides(14, 11)[0]
-    found = convergence.changes(Plan(read_config(CONFIG, more)), folder / name / "snapshot", folder / "P(k)", CONVERGED)
+    found = convergence.changes(Plan(read_config(CONFIG, more)), folder / "snapshot", folder / "P(k)", CONVERGED)
     for what, ratio in found.items():
         mean, error = ratio.mean(axis=0), ratio.std(axis=0, ddof=1) / np.sqrt(len(ratio))
         for low, high in ((0, 3), (3, 5)):
@@ -138,7 +138,7 @@ def run(options, make: Callable) -> tuple[dict, Callable]:
         stripped.strip(folder / name, folder / f"{name}, no clumps")
         make(folder / f"{name}, no clumps", CONFIG, more, ("project",))
     maps = [[folder / f"{name}{which}" / "maps.h5" for name, _ in runs] for which in ("", ", no clumps")]
-    content = {"coherence": inference_gates(table, *maps), "power": gravity_gates(table, folder)}
+    content = {"coherence": inference_gates(table, *maps), "power": gravity_gates(table, folder / runs[0][0], runs[0][1])}
     if options.box:
         more = [f"simulate.box={BOX}", f"simulate.particle_mass={BOX_PARTICLE}", f"simulate.mass_range=[{BOX_HALOS}, 1e16]", "run.seed=13"]
         seconds["box"] = make(folder / "box", CONFIG, more, ("simulate",))

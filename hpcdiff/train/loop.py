@@ -223,8 +223,8 @@ def _announce(config: Config, world: World, data: TrainingData, engine: Engine, 
     )
     if config.diffusion.sigma_max < NARROW * high:
         world.print(
-            f"hpcdiff train: diffusion.sigma_max={config.diffusion.sigma_max:.3g} is small beside the {high:.2g} that these maps suggest: samples that start there miss "
-            "total masses and are too sure of them (docs/samplers.md)"
+            f"hpcdiff train: diffusion.sigma_max={config.diffusion.sigma_max:.3g} is small beside the {high:.2g} that these maps suggest: samples that start there may miss "
+            "total masses and be too sure of them, an ODE's above all (docs/samplers.md)"
         )
 
 

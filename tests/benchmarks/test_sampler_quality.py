@@ -249,6 +249,12 @@ def test_noise_below_the_width_of_a_mode_makes_its_posterior_too_narrow_above_al
     assert [row["nfe"] for row in rows[:2]] == [width.steps(0.7, 0.01), width.steps(8.0, 0.01)] == [14, 22]
 
 
+def test_the_table_of_widths_in_the_documentation_is_the_measured_one():
+    root = Path(__file__).resolve().parents[2]
+    content = json.loads((root / "benchmarks" / "results" / "sampler_width.json").read_text())
+    assert width.markdown(content["rows"]) in (root / "docs" / "samplers.md").read_text()
+
+
 def test_a_model_that_knows_no_wider_noise_is_refused():
     with pytest.raises(SystemExit, match="precondition=ve"):
         width.compare(coherent_views(2, precondition="ve"), [1.0])

@@ -44,6 +44,30 @@ def test_a_spectrum_is_held_against_those_of_the_same_box_that_are_kept(tmp_path
     assert found["softening"] == pytest.approx(np.array([[1 / 4] * 5, [1 / 5] * 5]), rel=1e-6)
 
 
+def test_the_gate_of_the_spectra_is_the_worst_band_of_the_mean_over_boxes(tmp_path, monkeypatch):
+    """Of the run that it is given, whatever the number of its clusters."""
+    asked = []
+
+    def changes(plan, snapshot, kept, boxes):
+        asked.append((plan.boxes, snapshot, kept))
+        steps = np.array([[1.0, 1.0, 0.97, 1.2, 1.0], [1.0, 1.0, 1.01, 0.8, 1.02]])
+        return {"steps": steps, "softening": 1 + 10 * (steps - 1)}
+
+    monkeypatch.setattr(convergence, "changes", changes)
+    monkeypatch.setattr(evolved.dynamics, "conserved", lambda: (0.001, 1e-8))
+    table, (_, more) = Table(), evolved.overrides(7, 11)[0]
+    found = evolved.gravity_gates(table, tmp_path, more)
+    assert asked == [(4, tmp_path / "snapshot", tmp_path / "P(k)")] and found["steps"][0][3] == 1.2
+    rows = [row for row in table.rows if row["group"] == "P(k)"]
+    assert [row["value"] for row in rows] == pytest.approx([0.01, 0.01, 0.1, 0.1])
+    assert [row["error"] for row in rows] == pytest.approx([0.02, 0.01, 0.2, 0.1]) and [row["holds"] for row in rows] == [
+        True,
+        True,
+        False,
+        False,
+    ]
+
+
 def test_projected_density_is_the_halos_own_inside_and_clustered_outside():
     mass, c, half = 1e15, 6.0, 6.4
     radius = float(B.radius(mass))

@@ -6,6 +6,7 @@ import subprocess
 
 import pytest
 from conftest import ROOT, environment, refused
+from fake_slurm import record
 
 from hpcdiff.spans import spans
 
@@ -29,16 +30,14 @@ def sweep(tmp_path):
 def slurm(tmp_path):
     """Runs a command with Slurm's own replaced by recorders; $QUEUED is what squeue lists, srun does what $SRUN_DOES says."""
     tools, log = tmp_path / "bin", tmp_path / "log"
-    tools.mkdir()
-    for name, does in {
+    commands = {
         "srun": 'eval "${SRUN_DOES:-true}"',
         "sbatch": '[ -n "${REFUSE:-}" ] && { echo "sbatch: error: $REFUSE" >&2; exit 1; }; echo "$((100 + $(grep -c ^sbatch "$LOG")));cluster"',
         "squeue": '[ -n "${QUEUED:-}" ] || { echo "Invalid job id specified" >&2; exit 1; }; printf "%s\\n" $QUEUED',
         "scontrol": '[ "$1" = show ] && echo node7; [ "$1" != requeue ] || [ -z "${FORBIDDEN:-}" ]',
         "scancel": "true",
-    }.items():
-        (tools / name).write_text(f'#!/bin/bash\necho "{name} $*" >>"$LOG"\n{does}\n')
-        (tools / name).chmod(0o755)
+    }
+    record(tools, commands)
     log.touch()
 
     def call(*words, **more):

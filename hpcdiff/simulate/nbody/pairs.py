@@ -26,6 +26,7 @@ class Pairs:
         self.reach = REACH * split
         self.n = int(side / self.reach * CELLS)
         assert self.n > 2 * CELLS, "the box is too small for the mesh"
+        assert BALL * softening <= self.reach, "beyond the reach of the pairs nothing is softened"
 
     def _sorted(self, x: np.ndarray, mass: np.ndarray):
         cell = np.minimum((x * (self.n / self.side)).astype(np.int64), self.n - 1)

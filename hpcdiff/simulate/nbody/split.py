@@ -58,7 +58,7 @@ def potential_polynomial(split: float) -> np.ndarray:
 
 def own_depth(split: float, softening: float) -> float:
     """The short-range potential of a unit mass at its own place, 1/Mpc, positive: a sum over all pairs has it in it."""
-    return 1 / softening - float(_long_potential(np.zeros(1))[0]) / (2 * split)
+    return 3 / (BALL * softening) - float(_long_potential(np.zeros(1))[0]) / (2 * split)
 
 
 def waves(side: float, n: int, split: float, strength: float) -> tuple[list[np.ndarray], np.ndarray]:

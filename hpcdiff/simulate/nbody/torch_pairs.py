@@ -140,6 +140,7 @@ class TorchPairs:
     def __init__(self, side: float, split: float, softening: float, device: torch.device, compiled: bool | None = None) -> None:
         self.split, self.softening, self.reach = split, softening, REACH * split
         assert self.reach < side / 2, "the box is too small for the mesh"
+        assert BALL * softening <= self.reach, "beyond the reach of the pairs nothing is softened"
         moves = torch.tensor([-side, 0.0, side], device=device)
         self.images = torch.cartesian_prod(moves, moves, moves)
         self.chunk = AT_ONCE[device.type] // TILE**2

@@ -63,7 +63,7 @@ def test_small_halos_between_others_have_no_negative_gas(monkeypatch, room):
     out = gas.settle([(spheres, 0.64, 0.0)], *(k[there] for k in (x, phi, number)), particle, SIDE, B)
     assert (out.mass >= 0).all() and np.isfinite(out.energy).all() and (out.energy > 0).all()
     assert out.mass.sum() == pytest.approx(np.sum(there) * particle, rel=1e-9)
-    assert out.mass[r[there] * R < R200].sum() == pytest.approx(0.06 * B.Ob0 / B.Om0 * M200, rel=1e-4)  # and what is at the least
+    assert out.mass[r[there] * R < R200].sum() == pytest.approx(0.06 * B.Ob0 / B.Om0 * M200, rel=1e-4)  # but for what `THINNEST` adds
     assert out.mass.max() < 6 * particle
 
 
