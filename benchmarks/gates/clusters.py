@@ -23,12 +23,12 @@ def gates(table: Table, of: dict[str, np.ndarray], background: Background) -> No
     halves = (("lighter half", ~heavy), ("heavier half", heavy))
     ratio = concentrations(of, background)
     for name, part in halves:
-        table.median("c(M)", f"c200m, dark matter, over Diemer & Joyce 2019, {name} ({part.sum()})", ratio[part], 0.9, 1.1)
-    table.gate("c(M)", "scatter of c200m, dex", np.log10(ratio).std(), 0.12, 0.22)
+        table.median("c(M)", f"c200c, dark matter, over Diemer & Joyce 2019, {name} ({part.sum()})", ratio[part], 0.9, 1.1)
+    table.gate("c(M)", "scatter of c200c, dex", np.log10(ratio).std(), 0.12, 0.22)
     shells = [(k, f"{a:g}-{b:g}") for k, (a, b) in enumerate(zip(halos.EDGES[:-1], halos.EDGES[1:], strict=True))]
     for k, shell in shells:
         there = np.isfinite(of["density"][:, k])
-        table.median("density", f"dark matter over NFW, {shell} R200m ({there.sum()} halos)", of["density"][there, k], 0.85, 1.15)
+        table.median("density", f"dark matter over NFW, {shell} R200c ({there.sum()} halos)", of["density"][there, k], 0.85, 1.15)
     for k, (a, b) in enumerate(zip(halos.RINGS[:-1], halos.RINGS[1:], strict=True)):
         there = np.isfinite(of["projected"][:, k])
         what = f"projected dark matter over one- and two-halo terms, {a:g}-{b:g} R200m ({there.sum()} halos)"
@@ -49,6 +49,6 @@ def gates(table: Table, of: dict[str, np.ndarray], background: Background) -> No
 
 
 def concentrations(of: dict[str, np.ndarray], background: Background) -> np.ndarray:
-    """c200m of the dark matter over the median of Diemer & Joyce 2019 at the halo's mass."""
-    grid, median = median_concentration(background, float(of["mass"].min()), float(of["mass"].max()))
-    return of["c"] / np.exp(np.interp(np.log(of["mass"]), grid, median))
+    """c200c of the dark matter over the median of Diemer & Joyce 2019 at the halo's M200c, their own definition: fitted within R200c."""
+    grid, median = median_concentration(background, float(of["m200c"].min()), float(of["m200c"].max()), "200c")
+    return of["c"] / np.exp(np.interp(np.log(of["m200c"]), grid, median))

@@ -61,7 +61,7 @@ def gates(table: Table, of: dict[str, np.ndarray], background: Background) -> No
     table.gate("masses", "M200m over its target, scatter (ln)", np.log(ratio).std(), 0, 0.1)
     table.gate("masses", "flatness in log M: largest distance of the distributions", flatness(of["mass"]), 0, 1.36 / np.sqrt(len(ratio)))
     relaxed, c = of["off_centre"] < RELAXED, clusters.concentrations(of, background)
-    table.median("c(M)", f"c200m, dark matter, over Diemer & Joyce 2019, relaxed ({relaxed.sum()})", c[relaxed], 0.9, 1.1)
+    table.median("c(M)", f"c200c, dark matter, over Diemer & Joyce 2019, relaxed ({relaxed.sum()})", c[relaxed], 0.9, 1.1)
 
 
 def flatness(mass: np.ndarray) -> float:
@@ -143,7 +143,7 @@ def run(options, make: Callable) -> tuple[dict, Callable]:
         more = [f"simulate.box={BOX}", f"simulate.particle_mass={BOX_PARTICLE}", f"simulate.mass_range=[{BOX_HALOS}, 1e16]", "run.seed=13"]
         seconds["box"] = make(folder / "box", CONFIG, more, ("simulate",))
         content["mass_function"] = box_gates(table, folder / "box")
-    keep = ("mass", "target_mass", "c", "formation_scale_factor", "off_centre", "pressure", "f_gas", "roundness", "steps")
+    keep = ("mass", "m200c", "target_mass", "c", "formation_scale_factor", "off_centre", "pressure", "f_gas", "roundness", "steps")
     content |= {"seconds": seconds, "gates": table.rows, "halos": {k: of[k].round(4).tolist() for k in keep}}
     late = -np.log10(of["formation_scale_factor"] / 0.64) / 0.09
     return content, lambda path: figure.draw(of, late, background, path)

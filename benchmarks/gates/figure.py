@@ -25,23 +25,23 @@ def draw(of: dict[str, np.ndarray], formation: np.ndarray, background: Backgroun
     """
     figure = Figure(figsize=(11, 6.4), layout="constrained")
     axes = figure.subplots(2, 3)
-    mass, m500 = of["mass"], of["m500"]
-    size = 9 if len(mass) > 50 else 36
+    m500 = of["m500"]
+    size = 9 if len(m500) > 50 else 36
 
     a = axes[0, 0]
-    dots = a.scatter(mass, of["c"], c=formation, cmap="cividis", vmin=-2.5, vmax=2.5, s=size, **DOT)
-    grid, median = median_concentration(background, float(mass.min()), float(mass.max()))
+    dots = a.scatter(of["m200c"], of["c"], c=formation, cmap="cividis", vmin=-2.5, vmax=2.5, s=size, **DOT)
+    grid, median = median_concentration(background, float(of["m200c"].min()), float(of["m200c"].max()), "200c")
     a.plot(np.exp(grid), np.exp(median), color=LINE, lw=1.5, label="Diemer & Joyce 2019")
-    a.set(xscale="log", yscale="log", xlabel="$M_{200m}$ / $10^{14}$ M$_\\odot$", ylabel="$c_{200m}$ of the dark matter")
-    a.set_yticks([3, 5, 10, 20], ["3", "5", "10", "20"])
-    a.set_xticks([2e14, 5e14, 1e15], ["2", "5", "10"])
+    a.set(xscale="log", yscale="log", xlabel="$M_{200c}$ / $10^{14}$ M$_\\odot$", ylabel="$c_{200c}$ of the dark matter")
+    a.set_yticks([2, 3, 5, 10], ["2", "3", "5", "10"])
+    a.set_xticks([1e14, 2e14, 5e14, 1e15], ["1", "2", "5", "10"])
     a.minorticks_off()
     a.legend(frameon=False)
     figure.colorbar(dots, ax=a, label="formation time (early: positive)")
 
     middle = np.sqrt(halos.EDGES[1:] * halos.EDGES[:-1])
     for a, key, radius, name in (
-        (axes[0, 1], "density", "R_{200m}", "dark matter / NFW"),
+        (axes[0, 1], "density", "R_{200c}", "dark matter / NFW"),
         (axes[0, 2], "pressure", "R_{200c}", "pressure / debiased profile"),
     ):
         tolerance = 0.15 if key == "density" else 0.2

@@ -16,13 +16,13 @@ from hpcdiff.cosmology import Background
 from hpcdiff.simulate import profiles
 
 EDGES = np.array([0.1, 0.2, 0.35, 0.5, 0.7, 1.0])
-"""Of shells, over R200m (density) or R200c (pressure)."""
+"""Of shells, over R200c."""
 RINGS = np.array([0.2, 0.35, 0.5, 0.7, 1.0, 1.5, 2.0])
 """Of rings in projection, over R200m."""
 HALF_DEPTH = 6.4
 """Mpc: of what is projected, as of the maps."""
-FIT = (0.05, 0.8)
-"""Radii over R200m between which the concentration is fitted."""
+LEAST = 0.08
+"""Radius over R200c from which on, to R200c, the concentration is fitted: beyond it halos fall more steeply than NFW's profile."""
 
 
 class Snapshot:
@@ -86,16 +86,16 @@ def _halo(s: Snapshot, i: int) -> dict:
     mass, radius = s.halos["mass_200m"][i], s.halos["radius_200m"][i]
     m500, r500 = s.halos["mass_500c"][i], s.halos["radius_500c"][i]
     if "radius_200c" in s.halos:
-        r200 = s.halos["radius_200c"][i]
+        m200, r200 = s.halos["mass_200c"][i], s.halos["radius_200c"][i]
     else:
-        r200 = profiles.critical(mass, radius, s.halos["concentration_200m"][i], 200, s.background)[1]
+        m200, r200 = profiles.critical(mass, radius, s.halos["concentration_200m"][i], 200, s.background)
     of_dm, dm = s.about(i, "dm", radius)
     which, gas = s.about(i, "gas", radius)
     m_dm, m_gas = s.m["dm"][of_dm], s.m["gas"][which]
     r_dm, r_gas = (np.linalg.norm(x, axis=1) for x in (dm, gas))
-    least = max(FIT[0], s.least / radius)
-    c = fitted_concentration(r_dm / radius, least)
-    nfw = m_dm.sum() * np.diff(profiles.nfw_mass(EDGES * c)) / profiles.nfw_mass(c)
+    least = max(LEAST, s.least / r200)
+    c = fitted_concentration(r_dm / r200, least)
+    nfw = m_dm[r_dm < r200].sum() * np.diff(profiles.nfw_mass(EDGES * c)) / profiles.nfw_mass(c)
     thermal = 2 / 3 * s.u[which] * m_gas * profiles.MU / profiles.MU_E  # electron pressure times volume
     x = np.linspace(0.01, 1, 400) * r200 / r500
     p500 = profiles.electron_p500(m500, r500, s.background)
@@ -109,10 +109,11 @@ def _halo(s: Snapshot, i: int) -> dict:
     return {
         "mass": mass,
         "m500": m500,
+        "m200c": m200,
         "m200m_found": m_dm.sum() + m_gas.sum(),
         "c": c,
-        "density": np.where(EDGES[:-1] < least, np.nan, np.histogram(r_dm / radius, EDGES, weights=m_dm)[0] / nfw),
-        "projected": _projected(s, i, c, least * radius),
+        "density": np.where(EDGES[:-1] < least, np.nan, np.histogram(r_dm / r200, EDGES, weights=m_dm)[0] / nfw),
+        "projected": _projected(s, i, c * radius / r200, least * r200),
         "pressure": np.histogram(r_gas / r200, EDGES, weights=thermal)[0] / expected,
         "f_gas": m_gas[inside].sum() / m500 * s.background.Om0 / s.background.Ob0,
         "y500": thermal[inside].sum(),
@@ -126,7 +127,7 @@ def _halo(s: Snapshot, i: int) -> dict:
 
 
 def _projected(s: Snapshot, i: int, c: float, least: float) -> np.ndarray:
-    """Surface density of the dark matter in `RINGS` over what it should be, seen along z; NaN within `least` (Mpc)."""
+    """Surface density of the dark matter in `RINGS` over what it should be for this c200m, seen along z; NaN within `least` (Mpc)."""
     mass, edges = s.halos["mass_200m"][i], RINGS * s.halos["radius_200m"][i]
     which, x = s.about(i, "dm", float(np.hypot(HALF_DEPTH, edges[-1])))
     there = np.abs(x[:, 2]) < HALF_DEPTH
@@ -140,16 +141,13 @@ def _axes(x: np.ndarray, mass: np.ndarray) -> np.ndarray:
     return np.sqrt(np.linalg.eigvalsh((mass[:, None] * x).T @ x))
 
 
-def fitted_concentration(x: np.ndarray, low: float = FIT[0]) -> float:
-    """c200m of most likelihood for radii x = r/R200m of particles, from `low` to that of `FIT`."""
-    high = FIT[1]
-    x = x[(x > low) & (x < high)]
+def fitted_concentration(x: np.ndarray, low: float = LEAST) -> float:
+    """c200c of most likelihood for radii x = r/R200c of particles, from `low` to 1."""
+    x = x[(x > low) & (x < 1)]
 
     def minus_ln(ln_c: float) -> float:
         c = np.exp(ln_c)
-        return -np.log(c**3 * x**2 * profiles.nfw_density(c * x)).sum() + len(x) * np.log(
-            profiles.nfw_mass(c * high) - profiles.nfw_mass(c * low)
-        )
+        return -np.log(c**3 * x**2 * profiles.nfw_density(c * x)).sum() + len(x) * np.log(profiles.nfw_mass(c) - profiles.nfw_mass(c * low))
 
     return float(np.exp(minimize_scalar(minus_ln, bounds=(np.log(1), np.log(40)), method="bounded").x))
 

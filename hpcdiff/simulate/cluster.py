@@ -140,13 +140,13 @@ def draw_cluster(plan: Plan, cell: int, rng: np.random.Generator) -> Cluster:
 
 
 @functools.lru_cache(maxsize=4)
-def median_concentration(background: Background, low: float, high: float) -> tuple[np.ndarray, np.ndarray]:
-    """ln M200m (Msun) and ln c200m of Diemer & Joyce 2019, on a grid."""
+def median_concentration(background: Background, low: float, high: float, mdef: str = "200m") -> tuple[np.ndarray, np.ndarray]:
+    """ln M200m (Msun) and ln c200m of Diemer & Joyce 2019, on a grid; with `mdef` "200c" of M200c, as they were measured."""
     from colossus.halo import concentration
 
     colossus_cosmology(background)
     mass = np.geomspace(low, high, 24)
-    return np.log(mass), np.log(concentration.concentration(mass * background.h, "200m", 0.0, model="diemer19"))
+    return np.log(mass), np.log(concentration.concentration(mass * background.h, mdef, 0.0, model="diemer19"))
 
 
 def _toward_axis(rotation: np.ndarray, axis: np.ndarray) -> np.ndarray:

@@ -2,7 +2,8 @@
 
 A sphere of linear overdensity 1.686 holds about the mass that falls together, but how much is within R200m today depends on what is around it:
 half of it where two halos are still apart, more where a dense region goes on outside. So a box is first evolved coarsely, a few
-times, and the sphere made larger or smaller until the coarse cluster has the mass that is wanted. The waves stay the same.
+times, and the sphere made larger or smaller until the coarse cluster has the mass that is wanted; then again with more particles, which know
+better what merges by today. The waves stay the same.
 """
 
 from __future__ import annotations
@@ -29,8 +30,10 @@ PILOT_LATTICE = 16
 """Particles of a type along the side of a coarse box, at least."""
 PILOT_STEP, PILOT_ACCURACY = 0.04, 1.0
 """Longest step of a coarse box in ln a, and its accuracy."""
-TRIES = 5
-"""Coarse boxes at most."""
+FINER = 1.5
+"""Lattice of the second coarse boxes over that of the first."""
+TRIES, FINER_TRIES = 5, 4
+"""First and second coarse boxes at most."""
 CLOSE = 0.05
 """A coarse cluster whose mass is within this of the wanted one, in ln, is taken."""
 
@@ -66,9 +69,9 @@ def pilot_lattice(plan: Plan, box: int) -> int:
     return min(max(n, PILOT_LATTICE), plan.lattice)
 
 
-def coarse_mass(plan: Plan, box: int, sphere: float, threads: int, lattice: int | None = None) -> float:
-    """M200m (Msun) of the cluster that a sphere of this mass (Msun) makes in a coarsely evolved box; 0 if there is none."""
-    b, n = plan.background, lattice or pilot_lattice(plan, box)
+def coarse_mass(plan: Plan, box: int, sphere: float, threads: int, lattice: int) -> float:
+    """M200m (Msun) of the cluster that a sphere of this mass (Msun) makes in a box evolved coarsely, on this lattice; 0 if there is none."""
+    b, n = plan.background, lattice
     softening = plan.cell / n / 16
     gravity = gravity_of(plan.cell, MESH * n, softening, b.Om0, threads, plan.device)
     mass = np.repeat([plan.m_dm, plan.m_gas], n**3) * (plan.lattice / n) ** 3
@@ -79,17 +82,26 @@ def coarse_mass(plan: Plan, box: int, sphere: float, threads: int, lattice: int 
 
 def sphere_of(plan: Plan, box: int, threads: int) -> float:
     """Mass of the sphere, Msun, whose coarse cluster is nearest to the box's target; what it makes in the end is near to it (docs/simulation.md)."""
+    n = pilot_lattice(plan, box)
+    finer = min(2 * round(FINER * n / 2), plan.lattice)
+    ln = _search(plan, box, math.log(float(plan.mass[box]) / YIELD), n, TRIES, threads)
+    if finer > n:
+        ln = _search(plan, box, ln, finer, FINER_TRIES, threads)
+    return math.exp(ln)
+
+
+def _search(plan: Plan, box: int, ln: float, lattice: int, tries: int, threads: int) -> float:
+    """ln of the sphere, among so many, whose coarse cluster is nearest to the target, or the first that is near enough; from ln on."""
     target = float(plan.mass[box])
     largest = 4 * np.pi / 3 * (WIDEST * plan.cell) ** 3 * plan.background.rho_mean()
-    ln = math.log(target / YIELD)
     tried: list[tuple[float, float]] = []  # ln sphere, ln of the coarse mass over the target
-    while len(tried) < TRIES:
-        found = coarse_mass(plan, box, math.exp(ln), threads)
+    while len(tried) < tries:
+        found = coarse_mass(plan, box, math.exp(ln), threads, lattice)
         tried.append((ln, math.log(max(found, 1e-3 * target) / target)))
         if abs(tried[-1][1]) < CLOSE:
             break
         ln = _next(tried, math.log(largest))
-    return math.exp(min(tried, key=lambda t: abs(t[1]))[0])
+    return min(tried, key=lambda t: abs(t[1]))[0]
 
 
 def _next(tried: list[tuple[float, float]], largest: float) -> float:

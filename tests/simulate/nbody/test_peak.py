@@ -18,13 +18,14 @@ def plan():
     return Plan(read_config(CONFIG, ["simulate.clusters=2"]))
 
 
-def searched(plan, monkeypatch, law):
-    """The sphere over the target that is taken where a sphere of s targets makes a cluster of law(s) targets, and all that were tried."""
-    tried, target = [], float(plan.mass[0])
+def searched(plan, monkeypatch, law, finer=None):
+    """The sphere over the target that is taken where a sphere of s targets makes a cluster of law(s) targets, or finer(s) in the second boxes; all that were tried."""
+    tried, target, n = [], float(plan.mass[0]), peak.pilot_lattice(plan, 0)
 
-    def coarse(plan, box, sphere, threads):
+    def coarse(plan, box, sphere, threads, lattice):
+        assert lattice == n or 1.4 * n < lattice < 1.6 * n
         tried.append(sphere / target)
-        return law(sphere / target) * target
+        return ((finer or law) if lattice > n else law)(sphere / target) * target
 
     monkeypatch.setattr(peak, "coarse_mass", coarse)
     return peak.sphere_of(plan, 0, 1) / target, tried
@@ -34,13 +35,20 @@ def searched(plan, monkeypatch, law):
 def test_the_mass_that_is_wanted_is_found(plan, monkeypatch, yields, slope):
     sphere, tried = searched(plan, monkeypatch, lambda s: yields * s**slope)
     assert yields * sphere**slope == pytest.approx(1, rel=0.06)
-    assert tried[0] == pytest.approx(1 / YIELD) and len(tried) <= peak.TRIES
+    assert tried[0] == pytest.approx(1 / YIELD) and len(tried) <= peak.TRIES + 1
+
+
+def test_the_finer_boxes_decide(plan, monkeypatch):
+    sphere, tried = searched(plan, monkeypatch, lambda s: 0.7 * s, lambda s: 0.5 * s**1.2)
+    assert 0.5 * sphere**1.2 == pytest.approx(1, rel=0.06) and len(tried) <= 2 + peak.FINER_TRIES
+    monkeypatch.setattr(plan, "lattice", peak.pilot_lattice(plan, 0))  # nothing is finer
+    assert 0.7 * searched(plan, monkeypatch, lambda s: 0.7 * s, lambda s: 0.5 * s)[0] == pytest.approx(1, rel=0.06)
 
 
 def test_where_the_mass_jumps_the_nearest_is_taken(plan, monkeypatch):
     """Two halos merge: no sphere makes a cluster between 0.5 and 1.3 targets."""
     sphere, tried = searched(plan, monkeypatch, lambda s: 0.5 if s < 1.61 else 1.3)
-    assert sphere >= 1.61 and len(tried) == peak.TRIES and min(tried) >= 1 and max(tried) < 4
+    assert sphere >= 1.61 and len(tried) == peak.TRIES + peak.FINER_TRIES and min(tried) >= 1 and max(tried) < 4
     sphere, _ = searched(plan, monkeypatch, lambda s: 0.9 if s < 1.61 else 1.6)
     assert sphere < 1.61
 
@@ -48,7 +56,7 @@ def test_where_the_mass_jumps_the_nearest_is_taken(plan, monkeypatch):
 def test_no_sphere_is_larger_than_the_box(plan, monkeypatch):
     _, tried = searched(plan, monkeypatch, lambda s: 0.01)
     whole = plan.background.rho_mean() * plan.cell**3 / float(plan.mass[0])
-    assert max(tried) <= 0.53 * whole and len(tried) == peak.TRIES
+    assert max(tried) <= 0.53 * whole and len(tried) == peak.TRIES + peak.FINER_TRIES
 
 
 def test_coarse_boxes_are_coarse_but_not_too_coarse(plan):
