@@ -40,9 +40,10 @@ from hpcdiff.simulate.nbody import torch_pairs
 from hpcdiff.simulate.nbody.compiled import compiled
 from hpcdiff.simulate.nbody.evolve import evolve
 from hpcdiff.simulate.nbody.gravity import Gravity
-from hpcdiff.simulate.nbody.pairs import Pairs, _slices
+from hpcdiff.simulate.nbody.pairs import Pairs, over_slices
 from hpcdiff.simulate.nbody.peak import PILOT_ACCURACY, start
 from hpcdiff.simulate.nbody.plan import MESH, Plan
+from hpcdiff.simulate.nbody.split import DEGREE
 from hpcdiff.simulate.nbody.torch_gravity import TorchGravity
 
 VERSION = "1.5.0"
@@ -64,19 +65,13 @@ def scene(lattice: int, until: float, threads: int) -> tuple[Plan, float, np.nda
 
 
 @compiled
-def _tested(first, n, side, reach):
-    """Pairs whose distance the compiled loops calculate."""
-    starts, ends, shifts, pairs = np.empty(200, np.int64), np.empty(200, np.int64), np.empty((200, 3), np.float32), 0
-    for c in range(n**3):
-        if first[c] < first[c + 1]:
-            found = _slices(first, n, side, reach, c, starts, ends, shifts)
-            pairs += (first[c + 1] - first[c]) * (ends[:found] - starts[:found]).sum()
-    return pairs
+def _length(x, y, z, m, px, py, pz, ball2, reach2, p):
+    return (float(len(x)),)
 
 
 def tested_by_loops(pairs: Pairs, x: np.ndarray) -> int:
-    """As `_tested`, of particles (n, 3)."""
-    return int(_tested(pairs._sorted(x, np.ones(len(x)))[1], pairs.n, pairs.side, pairs.reach))
+    """Pairs of particles (n, 3) whose distance the compiled loops calculate."""
+    return int(pairs.sums(over_slices(_length), x, np.ones(len(x)), np.zeros(DEGREE + 1, np.float32), 1).sum())
 
 
 def tested_by_torch(pairs: torch_pairs.TorchPairs, x: np.ndarray) -> int:

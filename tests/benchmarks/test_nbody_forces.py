@@ -16,13 +16,13 @@ from hpcdiff.simulate.nbody.torch_gravity import TorchGravity
 SIDE = 10.0
 
 
-def test_tested_pairs_are_those_of_the_cells_and_tiles_within_reach():
+def test_tested_pairs_are_those_of_the_columns_and_tiles_within_reach():
     """On a lattice of 20^3 tiles are cubes of 4^3: of a reach below their side each meets itself and the 26 about it."""
     x = (np.stack(np.meshgrid(*[np.arange(20)] * 3, indexing="ij"), -1).reshape(-1, 3) + 0.5) * SIDE / 20
     loops, tiles = Gravity(SIDE, 32, 0.05, 0.3).pairs, TorchGravity(SIDE, 32, 0.05, 0.3).pairs
     assert nbody_forces.tested_by_torch(tiles, x) == len(x) * 27 * 64
-    within, cube = (volume * len(x) / SIDE**3 for volume in (4 / 3 * np.pi * loops.reach**3, (2 * loops.reach + 3 * SIDE / loops.n) ** 3))
-    assert within < nbody_forces.tested_by_loops(loops, x) / len(x) < cube
+    sphere, columns = 4 / 3 * np.pi * loops.reach**3, (3 * SIDE / loops.n) ** 2 * (2 * loops.reach + 2 * SIDE / loops.deep)
+    assert sphere < nbody_forces.tested_by_loops(loops, x) / len(x) ** 2 * SIDE**3 < columns
 
 
 def test_it_runs():

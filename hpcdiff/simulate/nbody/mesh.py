@@ -47,33 +47,36 @@ class Mesh:
 
 
 @compiled
-def _cloud(x):
-    """Of a triangular cloud at x (in cells): its nearest mesh point, and the weights of the points before it, there and after it."""
+def _cloud(x, n):
+    """Of a triangular cloud at x (in cells, at most n): the mesh points before it, nearest to it and after it, and their weights."""
     i = int(x + 0.5)
     d = x - i
-    return i, (0.5 * (0.5 - d) ** 2, 0.75 - d * d, 0.5 * (0.5 + d) ** 2)
+    points = (i - 1 if i > 0 else n - 1, i if i < n else 0, i + 1 if i + 1 < n else i + 1 - n)
+    return points, (0.5 * (0.5 - d) ** 2, 0.75 - d * d, 0.5 * (0.5 + d) ** 2)
 
 
 @compiled
 def _deposit(x, mass, side, mesh):
     n = mesh.shape[0]
     for p in range(len(x)):
-        (i, wx), (j, wy), (k, wz) = _cloud(x[p, 0] * n / side), _cloud(x[p, 1] * n / side), _cloud(x[p, 2] * n / side)
+        (i, wx), (j, wy), (k, wz) = _cloud(x[p, 0] * n / side, n), _cloud(x[p, 1] * n / side, n), _cloud(x[p, 2] * n / side, n)
         for a in range(3):
             for b in range(3):
                 w = mass[p] * wx[a] * wy[b]
-                for c in range(3):
-                    mesh[(i + a - 1) % n, (j + b - 1) % n, (k + c - 1) % n] += w * wz[c]
+                row = mesh[i[a], j[b]]
+                row[k[0]] += w * wz[0]
+                row[k[1]] += w * wz[1]
+                row[k[2]] += w * wz[2]
 
 
 @compiled
 def _interpolate(mesh, x, side, out):
     n = mesh.shape[0]
     for p in range(len(x)):
-        (i, wx), (j, wy), (k, wz) = _cloud(x[p, 0] * n / side), _cloud(x[p, 1] * n / side), _cloud(x[p, 2] * n / side)
+        (i, wx), (j, wy), (k, wz) = _cloud(x[p, 0] * n / side, n), _cloud(x[p, 1] * n / side, n), _cloud(x[p, 2] * n / side, n)
         total = 0.0
         for a in range(3):
             for b in range(3):
-                for c in range(3):
-                    total += wx[a] * wy[b] * wz[c] * mesh[(i + a - 1) % n, (j + b - 1) % n, (k + c - 1) % n]
+                row = mesh[i[a], j[b]]
+                total += wx[a] * wy[b] * (wz[0] * row[k[0]] + wz[1] * row[k[1]] + wz[2] * row[k[2]])
         out[p] = total

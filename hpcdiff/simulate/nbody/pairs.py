@@ -1,4 +1,4 @@
-"""The short-range part of gravity: pairs of particles, found through small cells."""
+"""The short-range part of gravity: pairs of particles, found through columns of flat cells."""
 
 from __future__ import annotations
 
@@ -8,8 +8,12 @@ from numba import prange
 from hpcdiff.simulate.nbody.compiled import compiled
 from hpcdiff.simulate.nbody.split import BALL, REACH, force_polynomial, own_depth, potential_polynomial
 
-CELLS = 3
-"""Cells of the search along the reach of a pair."""
+COLUMNS, LAYERS = 1, 8
+"""Columns along x and y, and cells of a column along z, along the reach of a pair: the more columns the fewer pairs are tested in vain, and the shorter the slices."""
+MOST = 2 * (2 * COLUMNS + 1) ** 2
+"""Slices at most that one particle meets: each column is cut by a wall once."""
+PIECES, BLOCK = 64, 32
+"""The loops are dealt to the threads in so many pieces, of blocks of so many particles in turn, as half of all pairs may be in one cluster."""
 
 
 class Pairs:
@@ -24,56 +28,55 @@ class Pairs:
     def __init__(self, side: float, split: float, softening: float) -> None:
         self.side, self.split, self.softening = side, split, softening
         self.reach = REACH * split
-        self.n = int(side / self.reach * CELLS)
-        assert self.n > 2 * CELLS, "the box is too small for the mesh"
+        self.n, self.deep = (int(side / self.reach * cells) for cells in (COLUMNS, LAYERS))
+        assert self.n > 2 * COLUMNS, "the box is too small for the mesh"
         assert BALL * softening <= self.reach, "beyond the reach of the pairs nothing is softened"
 
     def _sorted(self, x: np.ndarray, mass: np.ndarray):
-        cell = np.minimum((x * (self.n / self.side)).astype(np.int64), self.n - 1)
-        cell = (cell[:, 0] * self.n + cell[:, 1]) * self.n + cell[:, 2]
+        i, j, k = (np.minimum((x[:, a] * (n / self.side)).astype(np.int64), n - 1) for a, n in enumerate((self.n, self.n, self.deep)))
+        cell = (i * self.n + j) * self.deep + k
         order = np.argsort(cell, kind="stable")
-        first = np.searchsorted(cell[order], np.arange(self.n**3 + 1))
+        first = np.concatenate([[0], np.cumsum(np.bincount(cell, minlength=self.n**2 * self.deep))])
         columns = [np.ascontiguousarray(x[order, a], np.float32) for a in range(3)]
         return order, first, *columns, mass[order].astype(np.float32)
 
-    def _sum(self, over, x: np.ndarray, mass: np.ndarray, coefficients: np.ndarray, columns: int) -> np.ndarray:
+    def sums(self, over, x: np.ndarray, mass: np.ndarray, coefficients: np.ndarray, columns: int) -> np.ndarray:
+        """What `over` (of `over_slices`) sums for each particle, float64 (n, columns)."""
         order, *rest = self._sorted(x, mass)
         out, back = np.empty((len(x), columns)), np.empty((len(x), columns))
-        over(*rest, self.n, self.side, self.reach, self.softening, tuple(coefficients), out)
+        over(*rest, self.n, self.deep, self.side, self.reach, self.softening, tuple(coefficients), out)
         back[order] = out
         return back
 
     def forces(self, x: np.ndarray, mass: np.ndarray) -> np.ndarray:
         """Sum over j of m_j times the short-range pull towards j, float64 (n, 3); x (n, 3) within the box, Mpc."""
-        return self._sum(_forces, x, mass, force_polynomial(self.split), 3)
+        return self.sums(_forces, x, mass, force_polynomial(self.split), 3)
 
     def potential(self, x: np.ndarray, mass: np.ndarray) -> np.ndarray:
         """Sum over j, not i itself, of m_j times the short-range potential, float64 (n,)."""
-        both = self._sum(_potential, x, mass, potential_polynomial(self.split), 1)[:, 0]
+        both = self.sums(_potential, x, mass, potential_polynomial(self.split), 1)[:, 0]
         return both + own_depth(self.split, self.softening) * mass.astype(np.float32)
 
 
 @compiled
-def _slices(first, n, side, reach, c, starts, ends, shifts):
-    """The slices of sorted particles that may be within reach of cell c, and by how much each image is shifted; returns their number."""
-    size = side / n
-    wide = int(np.ceil(reach / size))
-    cx, cy, cz = c // (n * n), c // n % n, c % n
+def _slices(first, n, deep, side, reach, px, py, pz, starts, ends, shifts):
+    """The slices of sorted particles that may be within reach of a point, and by how much each image is shifted; returns their number."""
+    wide, thick = side / n, side / deep
+    cx, cy = min(int(px / wide), n - 1), min(int(py / wide), n - 1)
     found = 0
-    for i in range(cx - wide, cx + wide + 1):
-        near_x = max(abs(i - cx) - 1, 0) * size
-        for j in range(cy - wide, cy + wide + 1):
-            near_y = max(abs(j - cy) - 1, 0) * size
-            left = reach * reach - near_x * near_x - near_y * near_y
+    for i in range(cx - COLUMNS, cx + COLUMNS + 1):
+        off_x = max(i * wide - px, px - (i + 1) * wide, 0.0)
+        for j in range(cy - COLUMNS, cy + COLUMNS + 1):
+            off_y = max(j * wide - py, py - (j + 1) * wide, 0.0)
+            left = reach * reach - off_x * off_x - off_y * off_y
             if left <= 0:
                 continue
-            deep = min(int(np.sqrt(left) / size) + 1, wide)
-            row = ((i % n) * n + j % n) * n
-            for image in range(-1, 2):  # the row of cells cut at the walls
-                low, high = max(cz - deep, image * n), min(cz + deep, image * n + n - 1)
-                if low > high:
-                    continue
-                a, b = first[row + low - image * n], first[row + high - image * n + 1]
+            far = np.sqrt(left) + 1e-3 * thick  # cells are by positions that were not yet rounded
+            low, high = int(np.floor((pz - far) / thick)), int(np.floor((pz + far) / thick))
+            row = ((i % n) * n + j % n) * deep
+            for image in range(-1 if low < 0 else 0, 2 if high >= deep else 1):  # cut at the walls
+                a = first[row + max(low - image * deep, 0)]
+                b = first[row + min(high - image * deep, deep - 1) + 1]
                 if a < b:
                     starts[found], ends[found] = a, b
                     shifts[found, 0] = np.floor(i / n) * side
@@ -137,27 +140,25 @@ def _depth(x, y, z, m, px, py, pz, ball2, reach2, p):
     return (out,)
 
 
-def _over_slices(of_slice):
+def over_slices(of_slice):
     """The compiled sum of what `of_slice` gives for each slice within reach of each particle, into the columns of `out`."""
 
     @compiled(parallel=True)
-    def sums(first, x, y, z, m, n, side, reach, softening, p, out):
+    def sums(first, x, y, z, m, n, deep, side, reach, softening, p, out):
         ball2, reach2 = np.float32((BALL * softening) ** 2), np.float32(reach**2)
-        for c in prange(n**3):
-            if first[c] == first[c + 1]:
-                continue
-            starts, ends, shifts = np.empty(200, np.int64), np.empty(200, np.int64), np.empty((200, 3), np.float32)
-            found = _slices(first, n, side, reach, c, starts, ends, shifts)
-            for i in range(first[c], first[c + 1]):
-                out[i] = 0.0
-                for s in range(found):
-                    a, b = starts[s], ends[s]
-                    px, py, pz = x[i] - shifts[s, 0], y[i] - shifts[s, 1], z[i] - shifts[s, 2]
-                    one = of_slice(x[a:b], y[a:b], z[a:b], m[a:b], px, py, pz, ball2, reach2, p)
-                    for k in range(len(one)):
-                        out[i, k] += one[k]
+        for piece in prange(PIECES):
+            starts, ends, shifts = np.empty(MOST, np.int64), np.empty(MOST, np.int64), np.empty((MOST, 3), np.float32)
+            for block in range(piece * BLOCK, len(x), PIECES * BLOCK):
+                for i in range(block, min(block + BLOCK, len(x))):
+                    out[i] = 0.0
+                    for s in range(_slices(first, n, deep, side, reach, x[i], y[i], z[i], starts, ends, shifts)):
+                        a, b = starts[s], ends[s]
+                        px, py, pz = x[i] - shifts[s, 0], y[i] - shifts[s, 1], z[i] - shifts[s, 2]
+                        one = of_slice(x[a:b], y[a:b], z[a:b], m[a:b], px, py, pz, ball2, reach2, p)
+                        for k in range(len(one)):
+                            out[i, k] += one[k]
 
     return sums
 
 
-_forces, _potential = _over_slices(_pull), _over_slices(_depth)
+_forces, _potential = over_slices(_pull), over_slices(_depth)
