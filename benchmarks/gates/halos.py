@@ -17,7 +17,7 @@ from hpcdiff.simulate import profiles
 
 EDGES = np.array([0.1, 0.2, 0.35, 0.5, 0.7, 1.0])
 """Of shells, over R200c."""
-RINGS = np.array([0.2, 0.35, 0.5, 0.7, 1.0, 1.5, 2.0])
+RINGS = np.array([0.2, 0.35, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 4.0])
 """Of rings in projection, over R200m."""
 HALF_DEPTH = 6.4
 """Mpc: of what is projected, as of the maps."""
