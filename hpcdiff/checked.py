@@ -48,6 +48,24 @@ def create(path: str | Path, version: str | None = "v110") -> Iterator[h5py.File
 
 
 @contextlib.contextmanager
+def changing(path: Path) -> Iterator[h5py.File]:
+    """Change a small file that `create` wrote: `with changing(path) as f:`. On disk is the old one or the new one, whole.
+
+    Raises:
+        OSError: the disk did not take it.
+    """
+    image = io.BytesIO(path.read_bytes())
+    with h5py.File(image, "r+", libver="v110") as f:
+        yield f
+    temporary = path.with_name(path.name + ".tmp")
+    with open(temporary, "wb") as out:
+        out.write(image.getbuffer())
+        out.flush()
+        os.fsync(out.fileno())
+    os.replace(temporary, path)
+
+
+@contextlib.contextmanager
 def closing(f: h5py.File) -> Iterator[h5py.File]:
     """Close the file at the end, and raise what the disk said, which h5py's own `with` may pass over in silence."""
     try:

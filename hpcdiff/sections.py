@@ -63,7 +63,9 @@ class Simulate:
     mass_range: list[float] = field(default_factory=lambda: [1.0e14, 4.82e15])
     """Lowest and highest M200m, Msun; masses are flat in log M (`nbody`: those aimed at)."""
     cell: float = number(40.0, above=0)
-    """Side of a cluster's cell of the periodic box, comoving Mpc; `nbody`: of its own periodic box."""
+    """Side of a cluster's cell of the periodic box, comoving Mpc; `nbody`: of its own periodic box, unless there are `surroundings`."""
+    surroundings: float | None = number(None, above=0)
+    """`nbody`: side of the periodic box that each cluster is evolved in, comoving Mpc, with particles eight times heavier around its own region; the cell is cut out of it; null = the cell."""
     particle_mass: float = number(1.0e11, above=0)
     """Mass of a dark-matter particle, Msun; gas has Ob/(Om-Ob) of it (the paper: 1.18e10; `nbody`: the nearest of an even lattice)."""
     box: float | None = number(None, above=0)

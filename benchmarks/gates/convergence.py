@@ -15,6 +15,7 @@ from hpcdiff.simulate.nbody.evolve import LONGEST, evolve
 from hpcdiff.simulate.nbody.gravity import Gravity
 from hpcdiff.simulate.nbody.peak import sphere_of, start
 from hpcdiff.simulate.nbody.plan import Plan
+from hpcdiff.simulate.nbody.zoom import levels
 
 CELLS = 192
 """Mesh cells along the side of the box."""
@@ -50,9 +51,9 @@ def _halved(task: tuple[Plan, int, str, Path]) -> np.ndarray:
             accuracy, longest = accuracy / 2, longest / 2
         else:
             softening /= 2
-        mass = np.repeat([plan.m_dm, plan.m_gas], plan.n_box)
-        gravity = Gravity(plan.cell, plan.mesh, softening, b.Om0)
+        gravity = Gravity(plan.period, plan.mesh, softening, b.Om0)
         state = start(plan, box, sphere_of(plan, box, 1), plan.lattice)
+        mass = levels(plan, state.sphere, plan.lattice).masses(plan)
         done = evolve(state, mass, gravity, b.Om0, softening, accuracy, longest=longest)
         temporary = path.with_suffix(".tmp.npy")
         np.save(temporary, power(done.x[: plan.n_box], plan.cell, b.h))

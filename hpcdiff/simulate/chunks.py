@@ -152,7 +152,7 @@ def write_chunk(plan: Plan, folder: Folder, block: int, provenance: str, threads
         f.attrs.update(
             {"format": "hpcdiff-snapshot", "version": 1, "config": stored(plan.config), "provenance": provenance, "inputs": "{}"}
         )
-        header(f.create_group("Header"), plan, len(drawn.gas))
+        header(f.create_group("Header"), plan, len(drawn.gas), len(drawn.dm))
         for group, x, h, first, m in (
             ("PartType0", drawn.gas, h_gas, 0, plan.m_gas),
             ("PartType1", drawn.dm, h_dm, plan.n_total, plan.m_dm),
@@ -177,17 +177,16 @@ def internal_energy(plan: Plan, drawn: Drawn, density: np.ndarray) -> np.ndarray
     return 1.5 * np.maximum(cluster, per_kelvin * np.maximum(igm, drawn.temperature))
 
 
-def header(group: h5py.Group, plan: Plan, n: int) -> None:
-    """The attributes of `Header` for a chunk of n particles of each type; `plan` is that of any engine."""
+def header(group: h5py.Group, plan: Plan, n_gas: int, n_dm: int) -> None:
+    """The attributes of `Header` for a chunk of so many particles; `plan` is that of any engine, and says how many there are in all."""
     b = plan.background
-    this, total = np.zeros(6, "<i4"), np.zeros(6, "<u8")
-    this[:2], total[:2] = n, plan.n_total
+    this = np.zeros(6, "<i4")
+    this[:2] = n_gas, n_dm
     group.attrs.update(
         {
             "BoxSize": plan.side * 1e3 * b.h,
             "NumPart_ThisFile": this,
-            "NumPart_Total": (total & 0xFFFFFFFF).astype("<u4"),
-            "NumPart_Total_HighWord": (total >> np.uint64(32)).astype("<u4"),
+            **totals(plan.n_total, plan.n_total),
             "NumFilesPerSnapshot": len(plan.blocks),
             "MassTable": np.zeros(6),
             "Time": 1.0,
@@ -198,6 +197,16 @@ def header(group: h5py.Group, plan: Plan, n: int) -> None:
             "OmegaBaryon": b.Ob0,
         }
     )
+
+
+def totals(n_gas: int, n_dm: int) -> dict[str, np.ndarray]:
+    """The attributes of `Header` that say how many particles all chunks have."""
+    total = np.zeros(6, "<u8")
+    total[:2] = n_gas, n_dm
+    return {
+        "NumPart_Total": (total & 0xFFFFFFFF).astype("<u4"),
+        "NumPart_Total_HighWord": (total >> np.uint64(32)).astype("<u4"),
+    }
 
 
 def stored(config) -> str:

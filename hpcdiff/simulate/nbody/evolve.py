@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +29,7 @@ class State:
         a: scale factor. steps: how many were made.
         x: positions within the box, comoving Mpc; p: a^2 dx/dt, Mpc H0; float64 (n, 3) each.
         kept: scale factor and positions, float32, at each of the times to be kept so far.
+        sphere: mass of the overdense sphere that the cluster is made from, Msun.
     """
 
     a: float
@@ -36,13 +37,16 @@ class State:
     p: np.ndarray
     steps: int = 0
     kept: tuple[tuple[float, np.ndarray], ...] = ()
+    sphere: float = 0.0
 
     def save(self, path: Path) -> None:
         """Write the state whole or not at all."""
         temporary = path.with_suffix(".tmp")
         arrays = {f"kept{i}": x for i, (_, x) in enumerate(self.kept)}
         with open(temporary, "wb") as f:
-            np.savez(f, a=self.a, steps=self.steps, x=self.x, p=self.p, times=np.array([a for a, _ in self.kept]), **arrays)
+            np.savez(
+                f, a=self.a, steps=self.steps, sphere=self.sphere, x=self.x, p=self.p, times=np.array([a for a, _ in self.kept]), **arrays
+            )
         files.sync(temporary)
         os.replace(temporary, path)
 
@@ -52,7 +56,7 @@ class State:
         try:
             with np.load(path) as f:
                 kept = tuple((float(a), f[f"kept{i}"]) for i, a in enumerate(f["times"]))
-                return cls(float(f["a"]), f["x"], f["p"], int(f["steps"]), kept)
+                return cls(float(f["a"]), f["x"], f["p"], int(f["steps"]), kept, float(f["sphere"]))
         except DAMAGED:
             return None
 
@@ -95,7 +99,7 @@ def evolve(
         kept = state.kept
         if any(state.a < k <= end for k in keep):
             kept = (*kept, (end, x.astype(np.float32)))
-        state = State(end, x, p, state.steps + 1, kept)
+        state = replace(state, a=end, x=x, p=p, steps=state.steps + 1, kept=kept)
         if after is not None:
             after(state)
     return state

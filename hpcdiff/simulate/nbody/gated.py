@@ -27,7 +27,7 @@ def engine(config: Config, particle: float, share: float) -> str:
     """
     s = config.simulate
     run = [
-        s.device != "cuda" and s.box is None and s.softening is None and s.accuracy <= ACCURACY,
+        s.device != "cuda" and s.box is None and s.surroundings is None and s.softening is None and s.accuracy <= ACCURACY,
         config.cosmology == Cosmology(),
         share <= SHARE and abs(math.log(particle / PARTICLE)) < 0.1,
         MASSES[0] <= s.mass_range[0] and s.mass_range[1] <= MASSES[1],

@@ -85,10 +85,15 @@ class Matter:
         depth = G_MPC * float(np.sum(m * within / np.maximum(r, NEAREST)) / max(m.sum(), 1.0))
         return Halo(centre, *(value for sphere in spheres for value in sphere), depth)
 
-    def halos(self, least: float) -> list[Halo]:
-        """All halos with M200m of at least `least` Msun that are not inside a larger one, by falling mass."""
+    def halos(self, least: float, among: np.ndarray | None = None) -> list[Halo]:
+        """All halos with M200m of at least `least` Msun that are not inside a larger one, by falling mass.
+
+        Args:
+            among: bool (n,), the particles that may be in one, all if not given; where they are there are few others.
+        """
+        among = np.ones(len(self.x), bool) if among is None else among
         distance = self.tree.query(self.x, k=[NEIGHBOURS + 1], workers=self.threads)[0][:, 0]
-        density = NEIGHBOURS * self.mass.mean() / (4 * np.pi / 3 * distance**3)
+        density = np.where(among, NEIGHBOURS * self.mass[among].mean() / (4 * np.pi / 3 * distance**3), 0)
         free = density >= DENSEST * self.background.rho_mean()
         found = []
         for i in np.argsort(-density, kind="stable"):

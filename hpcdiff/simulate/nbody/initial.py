@@ -99,6 +99,15 @@ def with_peak(waves: Waves, modes: np.ndarray, spectrum: np.ndarray, radius: flo
     return modes + sum(w * a for w, a in zip(weights, answer, strict=True))
 
 
+def coarser(modes: np.ndarray, n: int) -> np.ndarray:
+    """The same waves on a mesh of n^3 points, of which those beyond its Nyquist frequency are left out."""
+    whole = modes.shape[0]
+    rows = np.rint(fft.fftfreq(n, 1 / n)).astype(int) % whole
+    kept = modes[np.ix_(rows, rows, np.arange(n // 2 + 1))].copy()
+    kept[n // 2], kept[:, n // 2], kept[:, :, n // 2] = 0, 0, 0
+    return kept
+
+
 def displaced(waves: Waves, modes: np.ndarray, Om0: float, a: float, offset: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
     """Particles of a lattice, moved by second-order perturbation theory (Bouchet et al. 1995).
 

@@ -15,8 +15,9 @@ import numpy as np
 from hpcdiff.simulate.nbody.evolve import State, evolve
 from hpcdiff.simulate.nbody.gravity import gravity_of
 from hpcdiff.simulate.nbody.halos import Halo, Matter, wrapped
-from hpcdiff.simulate.nbody.initial import Waves, displaced, power, white, with_peak
-from hpcdiff.simulate.nbody.plan import MESH, YIELD, Plan
+from hpcdiff.simulate.nbody.initial import Waves, coarser, displaced, power, white, with_peak
+from hpcdiff.simulate.nbody.plan import COARSER, MESH, YIELD, Plan
+from hpcdiff.simulate.nbody.zoom import levels
 
 START = 0.04
 """Scale factor of the initial conditions."""
@@ -45,14 +46,22 @@ def start(plan: Plan, box: int, sphere: float, lattice: int) -> State:
         sphere: mass of the overdense sphere at the box's centre, Msun; of no account in the one box.
         lattice: particles of a type along a side.
     """
-    waves, b = Waves(plan.cell, lattice), plan.background
+    waves, b = Waves(plan.period, lattice), plan.background
     spectrum = power(b, waves)
     modes = white(waves, plan.seed_of(box)) * np.sqrt(spectrum)
     if not plan.single:
         radius = float(np.cbrt(3 * sphere / (4 * np.pi * b.rho_mean())))
         modes = with_peak(waves, modes, spectrum, radius, COLLAPSE)
-    both = [displaced(waves, modes, b.Om0, START, offset) for offset in (0.0, 0.5)]
-    return State(START, *(np.concatenate([kind[i] for kind in both]) for i in range(2)))
+    of = levels(plan, sphere, lattice)
+    kinds = []
+    for offset in (0.0, 0.5):
+        fine, coarse = displaced(waves, modes, b.Om0, START, offset), (None, None)
+        if of.inside is not None:  # a coarse particle stands in the middle of the fine ones that it is instead of
+            n = lattice // COARSER
+            middle = (offset + 0.5 * (COARSER - 1)) / COARSER
+            coarse = displaced(Waves(plan.period, n), coarser(modes, n), b.Om0, START, middle)
+        kinds.append([of.chosen(*both) for both in zip(fine, coarse, strict=True)])
+    return State(START, *(np.concatenate([kind[i] for kind in kinds]) for i in range(2)), sphere=sphere)
 
 
 def central(halos: list[Halo], side: float) -> int:
@@ -65,25 +74,27 @@ def pilot_lattice(plan: Plan, box: int) -> int:
     """Particles of a type along the side of a coarse box."""
     b = plan.background
     particle = b.rho_mean(component="dm") / b.rho_mean() * plan.mass[box] / PILOT_PARTICLES
-    n = 2 * math.ceil(np.cbrt(b.rho_mean(component="dm") * plan.cell**3 / particle) / 2)
+    n = plan.whole(np.cbrt(b.rho_mean(component="dm") * plan.period**3 / particle), up=True)
     return min(max(n, PILOT_LATTICE), plan.lattice)
 
 
 def coarse_mass(plan: Plan, box: int, sphere: float, threads: int, lattice: int) -> float:
     """M200m (Msun) of the cluster that a sphere of this mass (Msun) makes in a box evolved coarsely, on this lattice; 0 if there is none."""
     b, n = plan.background, lattice
-    softening = plan.cell / n / 16
-    gravity = gravity_of(plan.cell, MESH * n, softening, b.Om0, threads, plan.device)
-    mass = np.repeat([plan.m_dm, plan.m_gas], n**3) * (plan.lattice / n) ** 3
+    softening = plan.period / n / 16
+    gravity = gravity_of(plan.period, MESH * n, softening, b.Om0, threads, plan.device)
+    of = levels(plan, sphere, n)
+    mass = of.masses(plan)
     state = evolve(start(plan, box, sphere, n), mass, gravity, b.Om0, softening, PILOT_ACCURACY, longest=PILOT_STEP)
-    halos = Matter(state.x, mass, gravity.potential(state.x, mass), plan.cell, b, threads).halos(0.1 * plan.mass[box])
-    return halos[central(halos, plan.cell)].mass_200m if halos else 0.0
+    matter = Matter(state.x, mass, gravity.potential(state.x, mass), plan.period, b, threads)
+    halos = matter.halos(0.1 * plan.mass[box], of.is_fine())
+    return halos[central(halos, plan.period)].mass_200m if halos else 0.0
 
 
 def sphere_of(plan: Plan, box: int, threads: int) -> float:
     """Mass of the sphere, Msun, whose coarse cluster is nearest to the box's target; what it makes in the end is near to it (docs/simulation.md)."""
     n = pilot_lattice(plan, box)
-    finer = min(2 * round(FINER * n / 2), plan.lattice)
+    finer = min(plan.whole(FINER * n), plan.lattice)
     ln = _search(plan, box, math.log(float(plan.mass[box]) / YIELD), n, TRIES, threads)
     if finer > n:
         ln = _search(plan, box, ln, finer, FINER_TRIES, threads)
@@ -93,7 +104,7 @@ def sphere_of(plan: Plan, box: int, threads: int) -> float:
 def _search(plan: Plan, box: int, ln: float, lattice: int, tries: int, threads: int) -> float:
     """ln of the sphere, among so many, whose coarse cluster is nearest to the target, or the first that is near enough; from ln on."""
     target = float(plan.mass[box])
-    largest = 4 * np.pi / 3 * (WIDEST * plan.cell) ** 3 * plan.background.rho_mean()
+    largest = 4 * np.pi / 3 * (WIDEST * plan.period) ** 3 * plan.background.rho_mean()
     tried: list[tuple[float, float]] = []  # ln sphere, ln of the coarse mass over the target
     while len(tried) < tries:
         found = coarse_mass(plan, box, math.exp(ln), threads, lattice)

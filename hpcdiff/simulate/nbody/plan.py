@@ -26,12 +26,18 @@ YIELD = 0.8
 """M200m over the mass of the sphere whose linear overdensity is 1.686 (measured on clusters of 1e14 to 1e15)."""
 SOFTEST = 0.4
 """Largest softening over the particles' spacing: the ball of three softenings lies within the reach of the pairs."""
+COARSER = 2
+"""Spacing of the coarse particles over that of the fine ones, where a cluster has its own region in a wider box."""
+REGION = 1.75
+"""Radius of that region over that of the overdense sphere."""
 SECONDS = 1e-5
 """Core seconds of a step over the particles of a type, measured on a server's core with lattices of 16^3 to 64^3."""
 FORCES_ON = {"cpu": "the CPU", "cuda": "a GPU (the time below is a CPU's)", "auto": "GPUs if every rank has one"}
 """`simulate.device` in words."""
 BYTES_OF_PARTICLE = 700
 """Memory of a gas and a dark-matter particle at most, while a box evolves or its initial conditions are made."""
+BYTES_OF_START = 300
+"""Memory of a lattice point while initial conditions are made."""
 BYTES_OF_MESH = 26
 """Memory of a mesh cell."""
 BYTES_OF_CHUNK = 60 + 52
@@ -45,11 +51,12 @@ class Plan:
 
     Attributes:
         background: the cosmology. engine: what results call the engine, with what is known of its gates. device: of the forces.
-        boxes: how many; cell: side of each; n_side: boxes along the side of the snapshot; side: of the snapshot, comoving Mpc.
+        boxes: how many; cell: side of what the snapshot has of each; n_side: cells along the side of the snapshot; side: of the snapshot, comoving Mpc.
+        period: side of the periodic box that is evolved, comoving Mpc. zoomed: it is wider than the cell, and coarser around the cluster's region.
         lattice: particles of a type along the side of a box. mesh: cells of the gravity mesh along it. softening: comoving Mpc.
         m_dm, m_gas: particle masses, Msun.
         mass: target M200m of each box, Msun, (boxes,); empty for the one box.
-        n_box, n_total: particles of each type in a box and in all. blocks: what each chunk file holds: the number of its box.
+        n_box, n_total: particles of each type in a box and in all, at most where zoomed. blocks: what each chunk file holds: the number of its box.
     Raises:
         UserError: there are no baryons, the box cannot hold the masses, or particles are too heavy or too many.
     """
@@ -64,38 +71,53 @@ class Plan:
         self.cell = float(simulate.box if self.single else simulate.cell)
         self.n_side = math.ceil(round(self.boxes ** (1 / 3), 9))
         self.side = self.cell * self.n_side
-        rho = b.rho_mean(component="dm") * self.cell**3
-        self.lattice = 2 * round(np.cbrt(rho / simulate.particle_mass) / 2)
+        self.period, self.zoomed = self.cell, simulate.surroundings is not None
+        if self.zoomed:
+            self.period = float(simulate.surroundings)
+            if self.single or self.period <= self.cell:
+                how = "leave it out" if self.single else f"take more than {self.cell:g} Mpc, or leave it out"
+                what = "one periodic box has no" if self.single else f"the cell of {self.cell:g} Mpc is not smaller than its"
+                raise UserError(f"{what} surroundings", "simulate.surroundings", how)
+        rho = b.rho_mean(component="dm") * self.period**3
+        self.lattice = self.whole(np.cbrt(rho / simulate.particle_mass))
         where = "simulate.particle_mass"
         if not LEAST_LATTICE <= self.lattice <= MOST_LATTICE:
             limits = (rho / n**3 for n in (MOST_LATTICE, LEAST_LATTICE))
             how = "take {:.3g} to {:.3g} Msun".format(*limits)
-            raise UserError(f"a box of {self.cell:g} Mpc would have {self.lattice}^3 particles", where, how)
-        self.m_dm, self.m_gas = (b.rho_mean(component=kind) * self.cell**3 / self.lattice**3 for kind in ("dm", "gas"))
+            raise UserError(f"a box of {self.period:g} Mpc would have {self.lattice}^3 particles", where, how)
+        self.m_dm, self.m_gas = (b.rho_mean(component=kind) * self.period**3 / self.lattice**3 for kind in ("dm", "gas"))
         low, high = simulate.mass_range
-        self.engine = gated.engine(config, self.m_dm, high / (b.rho_mean() * self.cell**3))
+        self.engine = gated.engine(config, self.m_dm, high / (b.rho_mean() * self.period**3))
         if low * (1 - c.Ob0 / c.Om0) < LEAST_PARTICLES * self.m_dm:
             how = f"take at most {low * (1 - c.Ob0 / c.Om0) / LEAST_PARTICLES:.3g}"
             raise UserError(f"a cluster of {low:.3g} Msun would have fewer than {LEAST_PARTICLES} particles of {self.m_dm:.3g}", where, how)
-        most = LARGEST * b.rho_mean() * self.cell**3
+        most = LARGEST * b.rho_mean() * self.period**3
         if not self.single and high > most:
             need = math.ceil(10 * np.cbrt(high / LARGEST / b.rho_mean())) / 10
             how = f"take at least {need} Mpc, or masses up to {most:.3g} Msun"
-            raise UserError(f"a box of {self.cell:g} Mpc cannot hold a cluster of {high:.3g} Msun", "simulate.cell", how)
+            where = "simulate.surroundings" if self.zoomed else "simulate.cell"
+            raise UserError(f"a box of {self.period:g} Mpc cannot hold a cluster of {high:.3g} Msun", where, how)
         self.mesh = fft.next_fast_len(MESH * self.lattice, real=True)
         kpc = simulate.softening
         self.softening = kpc / 1e3 if kpc else SOFTENING * max(1.0, float(np.cbrt(self.m_dm / SPARSE)))
-        if self.softening > SOFTEST * self.cell / self.lattice:
-            how = f"take at most {1e3 * SOFTEST * self.cell / self.lattice:.3g} kpc"
+        if self.softening > SOFTEST * self.period / self.lattice:
+            how = f"take at most {1e3 * SOFTEST * self.period / self.lattice:.3g} kpc"
             raise UserError(
                 f"a softening of {1e3 * self.softening:.3g} kpc is more than the forces' split allows", "simulate.softening", how
             )
         self.n_box = self.lattice**3
         self.n_total = self.n_box * self.boxes
+        region = min(4 * np.pi / 3 * REGION**3 * high / YIELD / (b.rho_mean() * self.period**3), 1.0) if self.zoomed else 1.0
+        self.share = region + (1 - region) / COARSER**3  # particles of the heaviest cluster's box over n_box, about
         self.blocks = list(range(self.boxes))
         rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, 2**32 - 3])))
         strata = (rng.permutation(self.boxes) + rng.random(self.boxes)) / self.boxes
         self.mass = np.empty(0) if self.single else low * (high / low) ** strata
+
+    def whole(self, number: float, up: bool = False) -> int:
+        """The nearest number of particles along the side of a box that a lattice can have, or the next higher one."""
+        step = 2 * COARSER if self.zoomed else 2
+        return step * (math.ceil(number / step) if up else round(number / step))
 
     def seed_of(self, box: int) -> int:
         """Seed of a box's waves."""
@@ -108,7 +130,7 @@ class Plan:
     def core_hours(self) -> float:
         """About how long all boxes take together: steps are as many as was measured for clusters of 2e14 to 1e15 Msun."""
         steps = 160 + 60 * (0.3 / self.config.simulate.accuracy) * (0.176 / self.softening)
-        return self.n_total * steps * SECONDS / 3600
+        return self.n_total * self.share * steps * SECONDS / 3600
 
     def corner(self, box: int) -> np.ndarray:
         """Lower corner of a box in the snapshot, comoving Mpc, (3,)."""
@@ -116,11 +138,11 @@ class Plan:
 
     def disk_bytes(self) -> int:
         """Bytes of the snapshot and of one unfinished box; each further rank has one more."""
-        return int(self.n_total * BYTES_OF_CHUNK + self.n_box * BYTES_OF_STATE) + 2**16 * self.boxes
+        return int(self.share * (self.n_total * BYTES_OF_CHUNK + self.n_box * BYTES_OF_STATE)) + 2**16 * self.boxes
 
     def memory_bytes(self) -> int:
         """Bytes of one rank at most."""
-        return self.n_box * BYTES_OF_PARTICLE + self.mesh**3 * BYTES_OF_MESH + 250_000_000
+        return int(self.n_box * max(self.share * BYTES_OF_PARTICLE, BYTES_OF_START)) + self.mesh**3 * BYTES_OF_MESH + 250_000_000
 
     def fitting(self, free: float) -> str:
         """What would fit into this much memory (bytes) of a rank."""
@@ -133,11 +155,15 @@ class Plan:
         """The plan in words, for `--dry-run`."""
         what = "one periodic box" if self.single else f"{self.boxes} clusters, each in its own periodic box"
         masses = "" if self.single else f", target masses {self.mass.min():.3g} to {self.mass.max():.3g} Msun"
+        number = f"{self.lattice}^3 particles of each type in a box"
+        if self.zoomed:
+            masses = f", of which {self.cell:g} Mpc are kept{masses}"
+            number = f"a lattice of {self.lattice}^3, its points about a cluster particles of each type, {COARSER**3} points one coarse particle elsewhere"
         return [
-            f"{what} of {self.cell:g} Mpc{masses}",
-            f"{self.lattice}^3 particles of each type in a box: dark matter {self.m_dm:.4g} Msun, gas {self.m_gas:.4g} Msun",
+            f"{what} of {self.period:g} Mpc{masses}",
+            f"{number}: dark matter {self.m_dm:.4g} Msun, gas {self.m_gas:.4g} Msun",
             f"gravity mesh {self.mesh}^3, softening {1e3 * self.softening:.3g} kpc, forces on {FORCES_ON[self.device]}",
-            f"{self.boxes} chunk files, {self.n_total * BYTES_OF_CHUNK / 1e9:.3g} GB ({self.disk_bytes() / 1e9:.3g} GB while at work)",
+            f"{self.boxes} chunk files, {self.share * self.n_total * BYTES_OF_CHUNK / 1e9:.3g} GB ({self.disk_bytes() / 1e9:.3g} GB while at work)",
             f"about {self.core_hours() * 60 / self.boxes:.2g} core minutes a box, {self.core_hours():.2g} core hours in all",
             f"memory {self.memory_bytes() / 1e9:.2g} GB a rank",
             f"engine: {self.engine}; docs/simulation.md says what may be claimed with it",

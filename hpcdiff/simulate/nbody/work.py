@@ -10,6 +10,7 @@ import math
 import os
 from pathlib import Path
 
+import h5py
 import numpy as np
 
 from hpcdiff import checked, files
@@ -106,6 +107,18 @@ class _Look:
             raise Stopped(f"{said}; the same command goes on from there")
 
 
+def _counted(paths: list[Path]) -> np.ndarray:
+    """Write into each chunk how many particles all of them have, which nobody knew before; returns the numbers of gas and dark matter."""
+    total = np.zeros(2, np.int64)
+    for path in paths:
+        with h5py.File(path) as f:
+            total += f["Header"].attrs["NumPart_ThisFile"][:2]
+    for path in paths:
+        with checked.changing(path) as f:
+            f["Header"].attrs.update(chunks.totals(*total))
+    return total
+
+
 def _finish(plan: Plan, folder: Folder, told: str) -> str:
     """Write the catalogue, give the snapshot its name, and the catalogue last: it is the sign that all is there."""
     halos = folder.partial / "halos.hdf5"
@@ -129,6 +142,9 @@ def _finish(plan: Plan, folder: Folder, told: str) -> str:
     os.replace(temporary, halos)
     for left in folder.chunks.glob("*.tmp"):
         files.remove(left)
+    particles = f"{plan.n_total} particles of each type"
+    if plan.zoomed and folder.chunks != folder.snapshot:
+        particles = "{} gas and {} dark-matter particles".format(*_counted(sorted(folder.chunks.iterdir())))
     if folder.chunks != folder.snapshot:
         files.sync(folder.chunks)
         os.replace(folder.chunks, folder.snapshot)
@@ -137,6 +153,6 @@ def _finish(plan: Plan, folder: Folder, told: str) -> str:
     files.remove(folder.partial)
     masses = columns["mass_200m"]
     return (
-        f"{n} halos of {masses.min():.3g} to {masses.max():.3g} Msun, {plan.n_total} particles of each type in "
+        f"{n} halos of {masses.min():.3g} to {masses.max():.3g} Msun, {particles} in "
         f"{plan.boxes} chunks, engine {plan.engine}: {folder.snapshot}, {folder.halos}"
     )
