@@ -92,12 +92,12 @@ def halo_model(options: argparse.Namespace) -> tuple[dict, Callable[[Path], None
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--engine", choices=("halo_model", "nbody"), default="halo_model")
-    parser.add_argument("--clusters", type=int, help="default: 216, of nbody 14")
+    parser.add_argument("--clusters", type=int, help="default: 216, of nbody 28")
     parser.add_argument("--folder", type=Path, help="kept, and taken up again; default: a temporary one")
     parser.add_argument("--no-box", dest="box", action="store_false", help="nbody: without the periodic box and its mass function")
     options = parser.parse_args()
     nbody = options.engine == "nbody"
-    options.clusters = options.clusters or (14 if nbody else 216)
+    options.clusters = options.clusters or (28 if nbody else 216)
     with tempfile.TemporaryDirectory() as temporary:
         options.folder = options.folder or Path(temporary)
         content, draw = evolved.run(options, make) if nbody else halo_model(options)

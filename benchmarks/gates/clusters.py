@@ -24,7 +24,8 @@ def gates(table: Table, of: dict[str, np.ndarray], background: Background) -> No
     ratio = concentrations(of, background)
     for name, part in halves:
         table.median("c(M)", f"c200c, dark matter, over Diemer & Joyce 2019, {name} ({part.sum()})", ratio[part], 0.9, 1.1)
-    table.gate("c(M)", "scatter of c200c, dex", np.log10(ratio).std(), 0.12, 0.22)
+    middle = np.ptp(np.percentile(np.log10(ratio), [16, 84]))
+    table.gate("c(M)", "scatter of c200c, dex: half of the middle 68 %", 0.5 * middle, 0.12, 0.22)
     shells = [(k, f"{a:g}-{b:g}") for k, (a, b) in enumerate(zip(halos.EDGES[:-1], halos.EDGES[1:], strict=True))]
     for k, shell in shells:
         there = np.isfinite(of["density"][:, k])

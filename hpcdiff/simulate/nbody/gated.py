@@ -15,7 +15,7 @@ SHARE = 0.15
 """Largest target over the mass of its box."""
 ACCURACY = 0.3
 """Their `simulate.accuracy`; a smaller one has shorter steps."""
-NOT_MET = ("L_X-M", "c(M)", "masses", "subhalos")
+NOT_MET = ("P(k)", "masses", "projected density", "subhalos")
 """Groups of gates of which at least one is not met (docs/simulation.md)."""
 
 

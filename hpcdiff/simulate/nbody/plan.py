@@ -30,8 +30,8 @@ COARSER = 2
 """Spacing of the coarse particles over that of the fine ones, where a cluster has its own region in a wider box."""
 REGION = 1.75
 """Radius of that region over that of the overdense sphere."""
-SECONDS = 1e-5
-"""Core seconds of a step over the particles of a type, measured on a server's core with lattices of 16^3 to 64^3."""
+SECONDS = 7e-6
+"""Core seconds of a step over the particles of a type, measured on a server's core with lattices of 30^3 and 42^3."""
 FORCES_ON = {"cpu": "the CPU", "cuda": "a GPU (the time below is a CPU's)", "auto": "GPUs if every rank has one"}
 """`simulate.device` in words."""
 BYTES_OF_PARTICLE = 700
