@@ -98,7 +98,12 @@ def test_the_cell_is_cut_out_and_the_header_knows_how_many_there_are(zoomed, pla
                 assert np.unique(np.round(m * 1e10 / 0.7 / plan.m_dm, 3)) == pytest.approx([1, 8])
                 assert m[near & heavy].sum() < 0.05 * m[near].sum() and heavy[~near].any()
             else:
-                assert (f[name]["Density"][:] > 0).all() and (f[name]["InternalEnergy"][:] > 0).all()
+                density = f[name]["Density"][:] * 1e10 * 0.7**2 * 1e9 / plan.background.rho_mean(component="gas")
+                assert (density > 0).all() and (f[name]["InternalEnergy"][:] > 0).all()
+                far = np.argsort(-np.linalg.norm(x / 700 - position[i], axis=1))[:40]  # coarse ones most of them, in no halo
+                coarse = m[far] * 1e10 / 0.7 > 4 * plan.m_gas
+                assert m[far][coarse] * 1e10 / 0.7 == pytest.approx(8 * plan.m_gas, rel=1e-3) and coarse.sum() > 20
+                assert 0.1 < np.median(density[far][coarse]) < 5
         assert inside == pytest.approx(mass[i], rel=0.15)  # gas that the halo does not hold lies farther out
     assert len(np.unique(np.concatenate(ids))) == total.sum()
     for f in files:
