@@ -16,7 +16,7 @@ from hpcdiff.simulate.nbody.evolve import State, evolve
 from hpcdiff.simulate.nbody.gravity import gravity_of
 from hpcdiff.simulate.nbody.halos import Halo, Matter, wrapped
 from hpcdiff.simulate.nbody.initial import Waves, coarser, displaced, power, white, with_peak
-from hpcdiff.simulate.nbody.plan import COARSER, MESH, YIELD, Plan
+from hpcdiff.simulate.nbody.plan import COARSER, YIELD, Plan
 from hpcdiff.simulate.nbody.zoom import levels
 
 START = 0.04
@@ -82,7 +82,7 @@ def coarse_mass(plan: Plan, box: int, sphere: float, threads: int, lattice: int)
     """M200m (Msun) of the cluster that a sphere of this mass (Msun) makes in a box evolved coarsely, on this lattice; 0 if there is none."""
     b, n = plan.background, lattice
     softening = plan.period / n / 16
-    gravity = gravity_of(plan.period, MESH * n, softening, b.Om0, threads, plan.device)
+    gravity = gravity_of(plan.period, plan.mesh_of(n), softening, b.Om0, threads, plan.device)
     of = levels(plan, sphere, n)
     mass = of.masses(plan)
     state = evolve(start(plan, box, sphere, n), mass, gravity, b.Om0, softening, PILOT_ACCURACY, longest=PILOT_STEP)

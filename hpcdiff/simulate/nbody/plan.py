@@ -14,8 +14,8 @@ from hpcdiff.simulate.nbody import gated
 
 SOFTENING, SPARSE = 0.044, 1.01e11
 """Softening (Mpc), the paper's, and the dark-matter particle (Msun) from which on it grows with the particles' spacing, of which it is 1/32."""
-MESH = 4
-"""Mesh cells over lattice points, along a side."""
+MESH, ZOOMED_MESH, LEAST_MESH = 4, 2, 24
+"""Mesh cells over lattice points, along a side; the same where fine particles are in a part of the box, as then pairs cost less than a mesh; least cells."""
 LEAST_LATTICE, MOST_LATTICE = 8, 1024
 """Particles of a type along the side of a box."""
 LEAST_PARTICLES = 100
@@ -97,7 +97,7 @@ class Plan:
             how = f"take at least {need} Mpc, or masses up to {most:.3g} Msun"
             where = "simulate.surroundings" if self.zoomed else "simulate.cell"
             raise UserError(f"a box of {self.period:g} Mpc cannot hold a cluster of {high:.3g} Msun", where, how)
-        self.mesh = fft.next_fast_len(MESH * self.lattice, real=True)
+        self.mesh = self.mesh_of(self.lattice)
         kpc = simulate.softening
         self.softening = kpc / 1e3 if kpc else SOFTENING * max(1.0, float(np.cbrt(self.m_dm / SPARSE)))
         if self.softening > SOFTEST * self.period / self.lattice:
@@ -118,6 +118,10 @@ class Plan:
         """The nearest number of particles along the side of a box that a lattice can have, or the next higher one."""
         step = 2 * COARSER if self.zoomed else 2
         return step * (math.ceil(number / step) if up else round(number / step))
+
+    def mesh_of(self, lattice: int) -> int:
+        """Cells of the gravity mesh along a side, for so many fine particles along it."""
+        return fft.next_fast_len(max((ZOOMED_MESH if self.zoomed else MESH) * lattice, LEAST_MESH), real=True)
 
     def seed_of(self, box: int) -> int:
         """Seed of a box's waves."""
