@@ -72,9 +72,9 @@ def halo_model(options: argparse.Namespace) -> tuple[dict, Callable[[Path], None
     subhalos.gates(table, subhalos.hosts(snapshot))
     maps = [options.folder / "as it is" / "maps.h5"]
     found = {
-        "as it is": inference.coherence(maps),
-        "other halos' inputs": inference.coherence(maps, shuffled=True),
-        "subhalos without gas": inference.coherence([options.folder / "no gas" / "maps.h5"]),
+        "as it is": inference.coherence(maps, folds=inference.FOLDS),
+        "other halos' inputs": inference.coherence(maps, shuffled=True, folds=inference.FOLDS),
+        "subhalos without gas": inference.coherence([options.folder / "no gas" / "maps.h5"], folds=inference.FOLDS),
     }
     inference.gates(table, *found.values())
     names, matrix = correlations(snapshot, of)

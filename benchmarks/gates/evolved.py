@@ -28,8 +28,6 @@ RELAXED = 0.07
 """Largest distance of the most bound particle from the centre of mass, over R200m, of a halo that is called relaxed (Neto et al. 2007)."""
 CONVERGED = 4
 """Boxes of light clusters that are evolved again with shorter steps and less softening."""
-FOLDS = 7
-"""A halo's maps are inferred with a filter of the halos of the other folds."""
 
 
 def overrides(count: int, seed: int) -> list[tuple[str, list[str]]]:
@@ -94,9 +92,9 @@ def gravity_gates(table: Table, folder: Path, more: list[str]) -> dict[str, list
 def inference_gates(table: Table, paths: list[Path], bare: list[Path]) -> dict:
     """What a linear filter makes of the maps, and of maps whose gas has no clumps."""
     found = {
-        "as it is": inference.coherence(paths, folds=FOLDS),
-        "other halos' inputs": inference.coherence(paths, shuffled=True, folds=FOLDS),
-        "gas without clumps": inference.coherence(bare, folds=FOLDS),
+        "as it is": inference.coherence(paths, folds=inference.FOLDS),
+        "other halos' inputs": inference.coherence(paths, shuffled=True, folds=inference.FOLDS),
+        "gas without clumps": inference.coherence(bare, folds=inference.FOLDS),
     }
     inference.gates(table, *found.values())
     return found

@@ -14,6 +14,8 @@ from hpcdiff.transform import fit
 from hpcdiff.world import World
 
 INPUTS, OUTPUTS = ["sz", "xray"], ["gas", "dm"]
+FOLDS = 7
+"""A halo's maps are inferred with a filter of the halos of the other folds."""
 
 
 class Logarithmic:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hpcdiff.simulate import profiles
+from hpcdiff.simulate import outskirts, profiles
 from hpcdiff.simulate.cluster import Cluster, draw_cluster
-from hpcdiff.simulate.plan import STRAY, TOTAL_OVER_M200, Plan
+from hpcdiff.simulate.plan import STRAY, Plan
 
 LEAST_SUBHALO = 15
 """Dark-matter particles of the smallest subhalo."""
@@ -25,6 +25,12 @@ SLOPE = 0.82
 """Of the mass function of small subhalos, dN/dln psi ~ psi^-SLOPE (Jiang & van den Bosch 2016)."""
 UNRESOLVED, LARGEST = 1e-4, 0.5
 """Lightest subhalo that counts in the mass in subhalos, and the heaviest that is drawn, over the virial mass."""
+SPARE, SITES = 4, 8
+"""Points that are drawn for each of the diffuse background and for each group, to choose from."""
+SHELLS = 16
+"""In which the density about a cluster is set."""
+NEAR = 0.55
+"""Distance from the cluster over the side of its cell within which a third of the groups stand along its filaments."""
 CLUSTERING = 1.0
 """Groups are exp(CLUSTERING x linear overdensity) times as many."""
 SHOCK = 2.0
@@ -65,7 +71,7 @@ def draw_cell(plan: Plan, cell: int) -> Drawn:
     dm, gas, temperature = _background(plan, int(plan.n_background[cell]), cell, cluster, rng)
     pressure = np.zeros(len(gas) + n)
     if cluster is not None:
-        halo_dm, halo_gas = _halo(plan, n, cluster, rng)
+        halo_dm, halo_gas = _halo(plan, cell, cluster, rng)
         scale = _scale_to_mass(plan, cluster, halo_dm, halo_gas, dm, gas)
         dm = np.concatenate([cluster.position + scale * halo_dm, dm])
         gas = np.concatenate([cluster.position + scale * halo_gas, gas])
@@ -76,14 +82,15 @@ def draw_cell(plan: Plan, cell: int) -> Drawn:
     return Drawn(dm, gas, pressure.astype(np.float32), temperature.astype(np.float32))
 
 
-def _halo(plan: Plan, n: int, cluster: Cluster, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def _halo(plan: Plan, cell: int, cluster: Cluster, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Dark matter and gas of a cluster about its centre, (n, 3) each."""
-    c, r = cluster, cluster.radius
-    r_max = min(3 * r, 0.6 * plan.cell)
-    inner, outer = profiles.matter(r, c.concentration, r_max)
-    gas_inner, gas_outer = profiles.gas(r, c.core * r, c.cusp, c.slope, c.scale * r, r_max)
-    n_inner = round(n * _share(inner, outer, r, 1 / TOTAL_OVER_M200))
-    n_gas = round(n * _share(gas_inner, gas_outer, r, c.gas_fraction / TOTAL_OVER_M200))
+    n = int(plan.n_halo[cell])
+    c, r, b, total = cluster, cluster.radius, plan.background, float(plan.total[cell])
+    r_max = profiles.OUTERMOST * r
+    inner, outer = profiles.matter(b, c.mass, c.concentration, r_max)
+    gas_inner, gas_outer = profiles.gas(b, c.mass, c.core * r, c.cusp, c.slope, c.scale * r, r_max)
+    n_inner = round(n * _share(inner, outer, r, 1 / total))
+    n_gas = round(n * _share(gas_inner, gas_outer, r, c.gas_fraction / total))
     sub_dm, sub_gas = _subhalos(plan, n_inner, cluster, inner, rng)
     sub_gas = sub_gas[:n_gas]
     rest = inner.less(len(sub_dm) / max(n_inner, 1), SHALLOW)  # so that all together follow the profile
@@ -147,12 +154,15 @@ def _background(
     """Groups and diffuse matter of a cell: dark matter, gas (n, 3) and the groups' temperature at the gas (n,)."""
     dm, gas, temperature = _groups(plan, n, cell, cluster, rng)
     n_dm, n_gas = n - len(dm), n - len(gas)
-    diffuse = rng.uniform(0, plan.cell, (n_gas, 3))
-    diffuse = diffuse + plan.environment.displacement(plan.corner(cell) + diffuse)
+    began = rng.uniform(0, plan.cell, (SPARE * n_gas, 3))
+    diffuse = began + plan.environment.displacement(plan.corner(cell) + began)
+    weight = np.ones(len(began))
     if cluster is not None:  # what stood in the cluster's place is part of it
         away = diffuse - cluster.position
         r = np.linalg.norm(away, axis=1, keepdims=True)
         diffuse = cluster.position + away * np.cbrt(1 + (cluster.radius / np.maximum(r, 1e-9)) ** 3)
+        weight = _as_clustered(plan, cluster, began, diffuse, weight)
+    diffuse = diffuse[_chosen(rng, weight, n_gas)]
     # the intergalactic gas follows the dark matter
     moved = diffuse[:n_dm] + 0.3 * rng.normal(size=(n_dm, 3))
     return (
@@ -173,15 +183,17 @@ def _groups(plan: Plan, n: int, cell: int, cluster: Cluster | None, rng: np.rand
     keep = np.cumsum(n_dm) <= 0.8 * n
     mass, n_dm = mass[keep] / (1 - plan.f_baryon), n_dm[keep]
     k, size, corner, field = len(mass), plan.background.radius(mass), plan.corner(cell), plan.environment
-    sites = rng.uniform(0, plan.cell, (8 * k, 3))
+    sites = rng.uniform(0, plan.cell, (SITES * k, 3))
     weight = np.exp(CLUSTERING * field.overdensity(corner + sites))
-    centre = sites[np.searchsorted(np.cumsum(weight), rng.random(k) * weight.sum()).clip(0, 8 * k - 1)]
-    centre = centre + field.displacement(corner + centre)
+    moved = sites + field.displacement(corner + sites)
     if cluster is not None:
-        near = cluster.position + rng.uniform(1.3 * cluster.radius, 0.55 * plan.cell, k)[:, None] * _toward(rng, k, cluster.filaments, 0.8)
-        centre = np.where(rng.random(k)[:, None] < 1 / 3, near, centre)
+        weight = _as_clustered(plan, cluster, sites, moved, weight)
+    centre = moved[_chosen(rng, weight, k)]
+    if cluster is not None:
         away = centre - cluster.position
         r = np.linalg.norm(away, axis=1, keepdims=True)
+        gathered = (rng.random(k)[:, None] < 1 / 3) & (r < NEAR * plan.cell)
+        away = np.where(gathered, r * _toward(rng, k, cluster.filaments, 0.8), away)
         centre = cluster.position + away * np.maximum(1, (1.2 * cluster.radius + size[:, None]) / np.maximum(r, 1e-9))
     n_gas = np.floor(n_dm * rng.uniform(0.4, 0.9, k)).astype(int)
     gas = _clumps(rng, n_gas, centre, 1.2 * size)
@@ -189,6 +201,27 @@ def _groups(plan: Plan, n: int, cell: int, cluster: Cluster | None, rng: np.rand
     hot = profiles.virial_temperature(mass, size) * np.exp(0.2 * rng.normal(size=k))
     dm = _clumps(rng, n_dm, centre, size, _concentrations(rng, mass))
     return dm, gas, 1.5 * np.repeat(hot, n_gas) / (1 + x) ** 1.2
+
+
+def _as_clustered(plan: Plan, c: Cluster, began: np.ndarray, moved: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """The weights with which points that came from `began`, of even density, to `moved` have the density of what fills the cluster's cell, in the mean of each shell.
+
+    Args:
+        began, moved: in the cell, Mpc, (n, 3). weight: what they have of their own, (n,).
+    """
+    before, after = (np.linalg.norm(x - c.position, axis=1) for x in (began, moved))
+    edges = c.radius * np.geomspace(1, max(float(after.max()) / c.radius, 2), SHELLS + 1)
+    own, even = np.histogram(after, edges, weights=weight)[0], np.histogram(before, edges)[0]
+    there = (own > 0) & (even > 0)
+    middle = np.sqrt(edges[1:] * edges[:-1])[there]
+    of = np.interp(after, middle, own[there] / even[there]) if there.any() else 1.0
+    return weight * outskirts.filling(plan.background, c.mass, after) / of
+
+
+def _chosen(rng: np.random.Generator, weight: np.ndarray, n: int) -> np.ndarray:
+    """n different numbers, drawn one after the other in proportion to their weights (Efraimidis & Spirakis 2006)."""
+    key = rng.standard_exponential(len(weight)) / np.maximum(weight, 1e-300)
+    return np.sort(np.argpartition(key, n - 1)[:n]) if n < len(weight) else np.arange(len(weight))
 
 
 def _masses(

@@ -10,12 +10,15 @@ import numpy as np
 from hpcdiff.config import Config
 from hpcdiff.cosmology import Background
 from hpcdiff.errors import UserError
+from hpcdiff.simulate import outskirts, profiles
 from hpcdiff.simulate.environment import Environment, mesh_cells
 
-TOTAL_OVER_M200 = 1.7
-"""Mass of a cluster with its outskirts over its M200m."""
-LEAST_BACKGROUND = 0.05
-"""Least part of the box's mass that must be left for the background."""
+CONCENTRATION = 6.0
+"""c200m for which the mass of a halo beyond R200m is reckoned; it hardly depends on it."""
+LEAST_CELL = 5.0
+"""Least side of a cell over R200m of the heaviest cluster: its infall region, to `profiles.OUTERMOST`, lies within 0.6 of it."""
+MASSES = 24
+"""Masses at which what is around a cluster is tabulated."""
 LEAST_PARTICLES = 100
 """Least dark-matter particles of the least massive cluster."""
 BLOCK_PARTICLES = 2**17
@@ -42,7 +45,9 @@ class Plan:
         halo_id: int64 (n_cells,), the cluster of each cell, -1 for none.
         mass: float64 (n_cells,), its M200m in Msun, 0 for none.
         place: float64 (n_cells, 3), its centre in the cell, comoving Mpc.
-        n_halo, n_background: int64 (n_cells,), particles OF EACH TYPE of the cluster and of the background.
+        n_halo, n_background: int64 (n_cells,), particles OF EACH TYPE of the cluster with its infall region and of the background, which is
+            denser than the universe where there is a cluster (`outskirts`).
+        total: float64 (n_cells,), mass of the cluster with its infall region over its M200m, 0 for none.
         first: int64 (n_cells,), particles of each type in the cells before.
         n_total: particles of each type in the box.
         blocks: list of int64 arrays: the cells of each block.
@@ -69,7 +74,7 @@ class Plan:
         self.m_gas = self.m_dm * c.Ob0 / (c.Om0 - c.Ob0)
         self.n_cells = self.n_side**3
         self._masses(simulate.clusters, *simulate.mass_range)
-        self._counts(simulate.mass_range[0])
+        self._counts(*simulate.mass_range)
         self._blocks()
 
     def rng(self, cell: int) -> np.random.Generator:
@@ -93,25 +98,30 @@ class Plan:
         corners = np.stack(np.unravel_index(cells, (self.n_side,) * 3), 1) * self.cell
         return Environment(self.background, self.side, self.cell, corners + self.place[cells], self.rng(2**32 - 2))
 
-    def _counts(self, low: float) -> None:
+    def _counts(self, low: float, high: float) -> None:
         where = "simulate.particle_mass"
         if (1 - self.f_baryon) * low < LEAST_PARTICLES * self.m_dm:
             how = f"take at most {(1 - self.f_baryon) * low / LEAST_PARTICLES:.3g}"
             raise UserError(f"a cluster of {low:.3g} Msun would have fewer than {LEAST_PARTICLES} particles of {self.m_dm:.3g}", where, how)
-        rho = self.background.rho_mean(component="dm")
-        self.n_total = round(rho * self.side**3 / self.m_dm)
-        if self.n_total >= 2**62:
-            raise UserError(f"{self.n_total:.3g} particles are too many", where, "take heavier ones or a smaller cell")
-        self.n_halo = np.rint(TOTAL_OVER_M200 * (1 - self.f_baryon) * self.mass / self.m_dm).astype(np.int64)
-        rest = self.n_total - int(self.n_halo.sum())
-        if rest < LEAST_BACKGROUND * self.n_total:
-            need = self.n_halo.sum() * self.m_dm / rho / (1 - LEAST_BACKGROUND) / self.n_cells
-            share = TOTAL_OVER_M200 * self.mass.sum() / (self.background.rho_mean() * self.side**3)
-            what = f"the clusters with their outskirts are {share:.3g} of the mean mass in a box of {self.side:.4g} Mpc"
-            raise UserError(what, "simulate.cell", f"take at least {math.ceil(need ** (1 / 3) * 10) / 10} Mpc, or lower masses")
-        self.n_background = np.full(self.n_cells, rest // self.n_cells, np.int64)
-        self.n_background[: rest % self.n_cells] += 1
+        need = LEAST_CELL * float(self.background.radius(high))
+        if self.cell < need:
+            what = f"a cluster of {high:.3g} Msun with what falls into it does not fit into a cell of {self.cell:.4g} Mpc"
+            raise UserError(what, "simulate.cell", f"take at least {math.ceil(need * 10) / 10} Mpc, or lower masses")
+        rho, volume, b = self.background.rho_mean(component="dm"), self.cell**3, self.background
+        there = self.mass > 0
+        self.total, filling = np.zeros(self.n_cells), np.ones(self.n_cells)
+        grid = np.geomspace(self.mass[there].min(), self.mass.max() * (1 + 1e-9), MASSES)
+        for out, law in (
+            (self.total, lambda m: profiles.total_mass(b, m, CONCENTRATION)),
+            (filling, lambda m: outskirts.mean_filling(b, m, self.cell)),
+        ):
+            out[there] = np.interp(np.log(self.mass[there]), np.log(grid), [law(m) for m in grid])
+        halo, background = self.total * (1 - self.f_baryon) * self.mass / self.m_dm, filling * rho * volume / self.m_dm
+        if halo.sum() + background.sum() >= 2**62:
+            raise UserError(f"{halo.sum() + background.sum():.3g} particles are too many", where, "take heavier ones or a smaller cell")
+        self.n_halo, self.n_background = (np.rint(n).astype(np.int64) for n in (halo, background))
         self.n_cell = self.n_halo + self.n_background
+        self.n_total = int(self.n_cell.sum())
         self.first = np.concatenate([[0], np.cumsum(self.n_cell)[:-1]])
 
     def _blocks(self) -> None:
@@ -154,10 +164,11 @@ class Plan:
         """The plan in words, for `--dry-run`."""
         n = int((self.halo_id >= 0).sum())
         share = self.n_halo.sum() / self.n_total
+        over = self.n_total * self.m_dm / (self.background.rho_mean(component="dm") * self.side**3)
         return [
             f"{n} clusters in {self.n_side}^3 cells of {self.cell:g} Mpc: a periodic box of {self.side:g} Mpc",
             f"{self.n_total} particles of each type: dark matter {self.m_dm:.4g} Msun, gas {self.m_gas:.4g} Msun",
-            f"{share:.0%} of the mass in clusters and their outskirts, the rest in the background",
+            f"{share:.0%} of the mass in clusters and their infall regions, the rest around them: {over:.3g} times the universe's mean density in all",
             f"{len(self.blocks)} chunk files, {self.n_total * BYTES_OF_CHUNK / 1e9:.3g} GB ({self.disk_bytes() / 1e9:.3g} GB while at work)",
             f"memory {self.memory_bytes() / 1e9:.2g} GB a rank",
         ]

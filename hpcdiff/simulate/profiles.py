@@ -7,7 +7,10 @@ from scipy.optimize import brentq
 
 from hpcdiff import cosmology
 from hpcdiff.cosmology import Background
+from hpcdiff.simulate import outskirts
 
+OUTERMOST = 3.0
+"""Radius over R200m to which a halo with its infall region reaches."""
 X_H = 0.76
 """Hydrogen mass fraction."""
 X_E = 1 + (1 - X_H) / (2 * X_H)
@@ -120,23 +123,35 @@ class Radial:
         return np.interp(rng.random(n), self.cumulative, self.r)
 
 
-def matter(radius: float, concentration: float, r_max: float) -> tuple[Radial, Radial]:
-    """NFW with a splashback cut (Diemer & Kravtsov 2014) and the infall region r^-1.5, both out to r_max (Mpc)."""
+def matter(background: Background, mass: float, concentration: float, r_max: float) -> tuple[Radial, Radial]:
+    """NFW with a splashback cut (Diemer & Kravtsov 2014) and the infall region (`outskirts`), both out to r_max (Mpc); mass: M200m, Msun."""
+    radius = background.radius(mass)
     r = np.geomspace(1e-3 * radius, r_max, 400)
-    return Radial(r, nfw_density(r * concentration / radius) * _cut(r / radius)), Radial(r, _infall(r / radius))
+    return Radial(r, nfw_density(r * concentration / radius) * _cut(r / radius)), _infall(background, mass, r)
 
 
-def gas(radius: float, core: float, cusp: float, slope: float, scale: float, r_max: float) -> tuple[Radial, Radial]:
+def gas(background: Background, mass: float, core: float, cusp: float, slope: float, scale: float, r_max: float) -> tuple[Radial, Radial]:
     """Cored gas (Vikhlinin et al. 2006, squared density) and its infall region, out to r_max.
 
     Args:
+        mass: M200m, Msun.
         core, scale: radii (Mpc) of the core and of the outer steepening.
         cusp: slope of the density towards the centre.
         slope: 3 beta.
     """
+    radius = background.radius(mass)
     r = np.geomspace(1e-3 * radius, r_max, 400)
-    density = _gas_density(r, core, cusp, slope, scale)
-    return Radial(r, density * _cut(r / radius)), Radial(r, _infall(r / radius))
+    return Radial(r, _gas_density(r, core, cusp, slope, scale) * _cut(r / radius)), _infall(background, mass, r)
+
+
+def total_mass(background: Background, mass: float, concentration: float) -> float:
+    """Mass of a halo with its splashback and infall region over its M200m, of which the halo's own part is scaled to have M200m together with the infall."""
+    radius = float(background.radius(mass))
+    r = np.geomspace(1e-3 * radius, OUTERMOST * radius, 400)
+    shell = 4 * np.pi * r**2
+    inner, outer = matter(background, mass, concentration, OUTERMOST * radius)
+    infall = np.trapezoid(shell * background.rho_mean() * outskirts.density(background, mass, r) * outskirts.infall(r / radius), r) / mass
+    return infall + (1 - infall * outer.within(radius)) / inner.within(radius)
 
 
 def _gas_density(r: np.ndarray, core: np.ndarray | float, cusp: float, slope: float, scale: float) -> np.ndarray:
@@ -148,5 +163,5 @@ def _cut(x: np.ndarray) -> np.ndarray:
     return (1 + (x / 1.5) ** 4) ** -2
 
 
-def _infall(x: np.ndarray) -> np.ndarray:
-    return x**-1.5 * x**4 / (1 + x**4) * np.exp(-((x / 2.4) ** 4))
+def _infall(background: Background, mass: float, r: np.ndarray) -> Radial:
+    return Radial(r, outskirts.density(background, mass, r) * outskirts.infall(r / background.radius(mass)))

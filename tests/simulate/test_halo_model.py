@@ -3,6 +3,7 @@
 import h5py
 import numpy as np
 import pytest
+from colossus.lss.bias import haloBias
 from scipy.spatial import cKDTree
 
 from hpcdiff import cosmology
@@ -53,10 +54,24 @@ def box(tmp_path_factory):
     return Box(folder)
 
 
-def test_mean_density(box):
-    for kind, omega in (("gas", 0.045), ("dm", 0.255)):
-        mean = box.m[kind].sum() / box.side**3
-        assert mean == pytest.approx(omega * 2.77536627e11 * 0.49, rel=2e-3)
+def test_around_clusters_is_what_is_clustered_about_them(box):
+    """Diemer & Kravtsov 2014's outer terms, with the cosmic part of gas, from where the halo ends to the walls of its cell."""
+    from colossus.halo import profile_outer
+
+    median_concentration(BACKGROUND, 1e14, 1e15)  # tells colossus the cosmology
+    edges, found, expected = np.array([2.0, 2.6, 3.3, 4.2]), [], []
+    for i, (mass, radius) in enumerate(zip(box.halos["mass_200m"], box.halos["radius_200m"], strict=True)):
+        outer = profile_outer.OuterTermCorrelationFunction(z=0, bias=haloBias(mass * 0.7, 0.0, "200m", model="tinker10"))
+        r = np.linspace(edges[0], edges[-1], 400) * radius
+        shell = 4 * np.pi * r**2 * (BACKGROUND.rho_mean() + outer.density(r * 700) * 1e9 * 0.49)
+        inside = np.interp(edges * radius, r, np.concatenate([[0], np.cumsum(0.5 * (shell[1:] + shell[:-1]) * np.diff(r))]))
+        found.append([np.histogram(box.r(i, k) / radius, edges, weights=box.m[k])[0] for k in ("gas", "dm")])
+        expected.append(np.diff(inside))
+    both = np.sum(found, axis=(0, 1)) / np.sum(expected, axis=0)
+    assert both == pytest.approx(1, abs=0.15)
+    gas, dm = np.sum(found, axis=(0, 2))
+    assert gas / (gas + dm) == pytest.approx(0.15, abs=0.02)
+    assert box.m["gas"].sum() / box.m["dm"].sum() == pytest.approx(0.045 / 0.255, rel=1e-6)
 
 
 def test_m200m_in_the_particles(box):

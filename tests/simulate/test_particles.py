@@ -22,7 +22,7 @@ def drawn():
 
 
 def subhalos(plan, cluster, seed):
-    inner, _ = profiles.matter(cluster.radius, cluster.concentration, 3 * cluster.radius)
+    inner, _ = profiles.matter(plan.background, cluster.mass, cluster.concentration, 3 * cluster.radius)
     return particles._subhalos(plan, 30000, cluster, inner, np.random.default_rng(seed))
 
 

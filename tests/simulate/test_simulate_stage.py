@@ -185,7 +185,7 @@ def test_dry_run_touches_nothing(tmp_path, capsys):
     [
         ("simulate.box=100", "simulate.box is of the engine nbody"),
         ("cosmology.Ob0=0", "has gas, and cosmology.Ob0 is 0"),
-        ("simulate.cell=20", "simulate.cell, take at least"),
+        ("simulate.cell=12", "simulate.cell, take at least"),
         ("simulate.particle_mass=1e13", "simulate.particle_mass, take at most"),
         ("simulate.particle_mass=1e5", "GB are free"),
     ],
@@ -195,7 +195,7 @@ def test_bad_configs_are_refused_in_one_line(tmp_path, capsys, change, said):
 
 
 def test_the_cell_that_is_named_fits(tmp_path, capsys):
-    assert main([*config(tmp_path / "run", "simulate.cell=20"), "--dry-run"]) == 2
+    assert main([*config(tmp_path / "run", "simulate.cell=12"), "--dry-run"]) == 2
     cell = capsys.readouterr().err.split("take at least ")[1].split(" Mpc")[0]
     assert main([*config(tmp_path / "run", f"simulate.cell={cell}"), "--dry-run"]) == 0
 

@@ -175,7 +175,7 @@ def test_the_halo_model_draws_from_that_function(monkeypatch):
     cluster = SimpleNamespace(
         mass=1e15, radius=radius, concentration=concentration, subhalo_fraction=0.1, disturbed=False, axes=np.ones(3), rotation=np.eye(3)
     )
-    inner = profiles.matter(radius, concentration, 3 * radius)[0]
+    inner = profiles.matter(B, 1e15, concentration, 3 * radius)[0]
     for seed in range(300):
         particles._subhalos(plan, 85_000, cluster, inner, np.random.default_rng(seed))
     mass, virial = profiles.critical(1e15, radius, concentration, profiles.virial_overdensity(B), B)
