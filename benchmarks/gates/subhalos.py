@@ -1,13 +1,13 @@
 """The subhalo mass function: a finder of subhalos among the dark matter of a cluster, and Jiang & van den Bosch 2016.
 
 The finder lets density peaks grow to their saddle points, as SUBFIND (Springel et al. 2001). Of what it has then, the particles that are bound count where
-there are velocities; else each counts as the part of its density that is not the host's.
+there are velocities; else each counts as the part of its density that is not the host's, also of what lies about the peak no farther than that.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.spatial import cKDTree
@@ -40,10 +40,11 @@ LIMITS = (0.67, 1.5)
 
 @dataclass(frozen=True)
 class Subhalo:
-    """Where it is densest (Mpc about the host's centre, (3,)), and how many particles it has."""
+    """Where it is densest (Mpc about the host's centre, (3,)), how many particles it has, and how far from there they reach (Mpc)."""
 
     centre: np.ndarray
     particles: float
+    reach: float
 
 
 def find(
@@ -65,7 +66,23 @@ def find(
     for _ in range(2):  # once more when the host is known without its subhalos
         part = np.maximum(1 - smooth(x, rho, free) / rho, 0)
         found, free = _picked(x, rho, groups, lambda own, part=part: part[own], least)
-    return found
+    return _with_outskirts(x, 1 - smooth(x, rho, free) / rho, free, found)
+
+
+def _with_outskirts(x: np.ndarray, part: np.ndarray, free: np.ndarray, found: list[Subhalo]) -> list[Subhalo]:
+    """The subhalos with what is theirs of the particles within reach that no peak has: towards the outside they go on below the density of their saddle point.
+
+    Args:
+        part: of each particle's density that is not the host's, in the mean; also below 0.
+    """
+    free, whole = free.copy(), []
+    for sub in found:
+        about = np.flatnonzero(free & (np.linalg.norm(x - sub.centre, axis=1) < sub.reach))
+        more = float(part[about].sum())
+        if more > 0:
+            free[about] = False
+        whole.append(replace(sub, particles=sub.particles + max(more, 0.0)))
+    return sorted(whole, key=lambda s: -s.particles)
 
 
 def _picked(x: np.ndarray, rho: np.ndarray, groups: list[np.ndarray], share: Callable, least: float) -> tuple[list[Subhalo], np.ndarray]:
@@ -79,7 +96,8 @@ def _picked(x: np.ndarray, rho: np.ndarray, groups: list[np.ndarray], share: Cal
         if shares.sum() >= least:
             own = own[shares > 0]
             free[own] = False
-            found.append(Subhalo(x[own[np.argmax(rho[own])]], float(shares.sum())))
+            centre = x[own[np.argmax(rho[own])]]
+            found.append(Subhalo(centre, float(shares.sum()), float(np.linalg.norm(x[own] - centre, axis=1).max())))
     return sorted(found, key=lambda s: -s.particles), free
 
 

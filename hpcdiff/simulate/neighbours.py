@@ -35,17 +35,20 @@ def smoothing(
     Returns:
         float64 (n,) in the positions' unit, and float64 (n,) per cubed unit, or None.
     """
+    h, density = np.empty(len(own)), np.empty(len(own)) if densities else None
+    left = cKDTree(own).indices  # neighbours in space after each other: the tree's leaves stay in the cache
     while True:
         tree = cKDTree(around(margin), leafsize=32)
-        h, density = np.empty(len(own)), np.empty(len(own)) if densities else None
-        order = cKDTree(own).indices  # neighbours in space after each other: the tree's leaves stay in the cache
-        for start in range(0, len(own), SLAB):
-            part = order[start : start + SLAB]
+        for start in range(0, len(left), SLAB):
+            part = left[start : start + SLAB]
             k = NEIGHBOURS + 1 if densities else [NEIGHBOURS + 1]
             distance = tree.query(own[part], k=k, workers=threads)[0]
             h[part] = distance[:, -1]
-            if densities and np.isfinite(h[part]).all():
-                density[part] = wendland(distance[:, 1:] / h[part, None], h[part, None]).sum(axis=1)
-        if h.max() <= margin:
+            if densities:
+                there = h[part] <= margin
+                reach = h[part[there], None]
+                density[part[there]] = wendland(distance[there, 1:] / reach, reach).sum(axis=1)
+        left = left[h[left] > margin]  # the others' neighbours are all within the margin
+        if not len(left):
             return h, density
-        margin = 1.1 * h.max() if np.isfinite(h).all() else 2 * margin
+        margin = 1.1 * h[left].max() if np.isfinite(h[left]).all() else 2 * margin

@@ -189,8 +189,11 @@ def test_margin_grows_until_it_holds_every_neighbour():
 
     own = x[tree.query_ball_point([0.5] * 3, 0.15)]
     assert len(own) > 0
-    h, _ = smoothing(own, around, 0.01, False)
+    h, density = smoothing(own, around, 0.01, True)
     assert len(asked) > 1
+    assert h == pytest.approx(tree.query(own, k=[65])[0][:, 0], rel=1e-12)
+    assert density == pytest.approx(smoothing(own, lambda margin: x, 2.0, True)[1], rel=1e-12)
+    h, _ = smoothing(own, around, float(np.median(h)), False)  # enough for half of them
     assert h == pytest.approx(tree.query(own, k=[65])[0][:, 0], rel=1e-12)
 
 
