@@ -62,6 +62,8 @@ class Cluster:
     """Mass in subhalos above 1e-4 of the virial mass over the virial mass, within the virial radius, resolved or not; the mean over many such clusters."""
     offset: np.ndarray
     """Gas centre minus dark-matter centre, (3,)."""
+    surroundings: float
+    """What is clustered about the cluster over the mean of its mass."""
     filaments: np.ndarray
     """Directions of infall, unit vectors, (3, 3)."""
     mass_500c: float
@@ -84,6 +86,7 @@ class Cluster:
             "turbulence_factor": self.turbulence,
             "gas_offset": float(np.linalg.norm(self.offset)),
             "subhalo_fraction": self.subhalo_fraction,
+            "surroundings": self.surroundings,
             "mass_500c": self.mass_500c,
             "radius_500c": self.radius_500c,
         }
@@ -133,6 +136,7 @@ def draw_cluster(plan: Plan, cell: int, rng: np.random.Generator) -> Cluster:
         turbulence=float(np.exp(SCATTER_TURBULENCE * x["turbulence"] - SCATTER_TURBULENCE**2 / 2)),
         subhalo_fraction=float(np.clip(0.152 * np.exp(0.4 * x["subhalos"]), 0.03, 0.4)),
         offset=offset * direction / np.linalg.norm(direction),
+        surroundings=float(plan.surroundings[cell]),
         filaments=filaments / np.linalg.norm(filaments, axis=1, keepdims=True),
         mass_500c=float(m500),
         radius_500c=float(r500),

@@ -3,7 +3,7 @@
 A property is x = a t + sqrt(1 - a^2) e, with t the formation time and e the property's own part, both standard normal: so x is
 standard normal too, and two properties are correlated by the product of their a's. t > 0 is a halo that formed early. Early
 halos are more concentrated (Wechsler et al. 2002), rounder (Allgood et al. 2006), poorer in subhalos (Gao et al. 2004), better
-centred, less turbulent (Nelson et al. 2014), and more often have a cool core; how strongly is ours.
+centred, less turbulent (Nelson et al. 2014), have less matter around them, and more often have a cool core; how strongly is ours.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ LOADINGS = {
     "offset": -0.5,
     "turbulence": -0.6,
     "cool_core": 0.5,
+    "surroundings": -0.6,
     "gas_fraction": 0.0,
     "compton_y": 0.0,
     "xray": 0.0,

@@ -37,12 +37,16 @@ def _biases(background: Background) -> tuple[np.ndarray, np.ndarray]:
     return np.log(mass), bias.haloBias(mass * background.h, 0.0, "200m", model="tinker10")
 
 
-def density(background: Background, mass: float, r: np.ndarray) -> np.ndarray:
-    """Matter about a halo that is not its own over the mean density, at r (comoving Mpc); it ends within the halo, of M200m `mass` (Msun)."""
+def density(background: Background, mass: float, r: np.ndarray, surroundings: float = 1.0) -> np.ndarray:
+    """Matter about a halo that is not its own over the mean density, at r (comoving Mpc); it ends within the halo, of M200m `mass` (Msun).
+
+    Args:
+        surroundings: what is clustered about this halo over the mean of its mass.
+    """
     ln_r, xi = _correlation(background)
     b = np.interp(np.log(mass), *_biases(background))
     x = np.asarray(r) / background.radius(mass)
-    return (1 + b * np.interp(np.log(np.maximum(r, 1e-9)), ln_r, xi)) * x**4 / (1 + x**4)
+    return (1 + surroundings * b * np.interp(np.log(np.maximum(r, 1e-9)), ln_r, xi)) * x**4 / (1 + x**4)
 
 
 def infall(x: np.ndarray) -> np.ndarray:
@@ -50,14 +54,14 @@ def infall(x: np.ndarray) -> np.ndarray:
     return np.exp(-((x / INFALL) ** 4))
 
 
-def filling(background: Background, mass: float, r: np.ndarray) -> np.ndarray:
+def filling(background: Background, mass: float, r: np.ndarray, surroundings: float = 1.0) -> np.ndarray:
     """What fills the cell around the infall region, over the mean density, at r (comoving Mpc); the mean density everywhere for no cluster, mass 0."""
     if not mass:
         return np.ones_like(r)
-    return density(background, mass, r) * (1 - infall(r / background.radius(mass)))
+    return density(background, mass, r, surroundings) * (1 - infall(r / background.radius(mass)))
 
 
-def mean_filling(background: Background, mass: float, cell: float) -> float:
+def mean_filling(background: Background, mass: float, cell: float, surroundings: float = 1.0) -> float:
     """Mean of `filling` over a cell (side in Mpc) with the cluster in its middle."""
     x = (np.arange(_GRID) + 0.5) / _GRID * cell / 2
-    return float(filling(background, mass, np.sqrt(x[:, None, None] ** 2 + x[:, None] ** 2 + x**2)).mean())
+    return float(filling(background, mass, np.sqrt(x[:, None, None] ** 2 + x[:, None] ** 2 + x**2), surroundings).mean())

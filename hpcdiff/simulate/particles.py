@@ -87,8 +87,8 @@ def _halo(plan: Plan, cell: int, cluster: Cluster, rng: np.random.Generator) -> 
     n = int(plan.n_halo[cell])
     c, r, b, total = cluster, cluster.radius, plan.background, float(plan.total[cell])
     r_max = profiles.OUTERMOST * r
-    inner, outer = profiles.matter(b, c.mass, c.concentration, r_max)
-    gas_inner, gas_outer = profiles.gas(b, c.mass, c.core * r, c.cusp, c.slope, c.scale * r, r_max)
+    inner, outer = profiles.matter(b, c.mass, c.concentration, r_max, c.surroundings)
+    gas_inner, gas_outer = profiles.gas(b, c.mass, c.core * r, c.cusp, c.slope, c.scale * r, r_max, c.surroundings)
     n_inner = round(n * _share(inner, outer, r, 1 / total))
     n_gas = round(n * _share(gas_inner, gas_outer, r, c.gas_fraction / total))
     sub_dm, sub_gas = _subhalos(plan, n_inner, cluster, inner, rng)
@@ -215,7 +215,7 @@ def _as_clustered(plan: Plan, c: Cluster, began: np.ndarray, moved: np.ndarray, 
     there = (own > 0) & (even > 0)
     middle = np.sqrt(edges[1:] * edges[:-1])[there]
     of = np.interp(after, middle, own[there] / even[there]) if there.any() else 1.0
-    return weight * outskirts.filling(plan.background, c.mass, after) / of
+    return weight * outskirts.filling(plan.background, c.mass, after, c.surroundings) / of
 
 
 def _chosen(rng: np.random.Generator, weight: np.ndarray, n: int) -> np.ndarray:

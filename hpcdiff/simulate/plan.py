@@ -10,13 +10,15 @@ import numpy as np
 from hpcdiff.config import Config
 from hpcdiff.cosmology import Background
 from hpcdiff.errors import UserError
-from hpcdiff.simulate import outskirts, profiles
+from hpcdiff.simulate import history, outskirts, profiles
 from hpcdiff.simulate.environment import Environment, mesh_cells
 
 CONCENTRATION = 6.0
 """c200m for which the mass of a halo beyond R200m is reckoned; it hardly depends on it."""
 LEAST_CELL = 5.0
 """Least side of a cell over R200m of the heaviest cluster: its infall region, to `profiles.OUTERMOST`, lies within 0.6 of it."""
+SCATTER_SURROUNDINGS = 0.35
+"""Scatter of what is clustered about clusters of one mass (standard deviation of its logarithm; eight evolved clusters have 0.3 to 0.5 at 2 to 5 R200m)."""
 MASSES = 24
 """Masses at which what is around a cluster is tabulated."""
 LEAST_PARTICLES = 100
@@ -47,6 +49,7 @@ class Plan:
         place: float64 (n_cells, 3), its centre in the cell, comoving Mpc.
         n_halo, n_background: int64 (n_cells,), particles OF EACH TYPE of the cluster with its infall region and of the background, which is
             denser than the universe where there is a cluster (`outskirts`).
+        surroundings: float64 (n_cells,), what is clustered about the cluster over the mean of its mass, 1 for none.
         total: float64 (n_cells,), mass of the cluster with its infall region over its M200m, 0 for none.
         first: int64 (n_cells,), particles of each type in the cells before.
         n_total: particles of each type in the box.
@@ -109,13 +112,17 @@ class Plan:
             raise UserError(what, "simulate.cell", f"take at least {math.ceil(need * 10) / 10} Mpc, or lower masses")
         rho, volume, b = self.background.rho_mean(component="dm"), self.cell**3, self.background
         there = self.mass > 0
-        self.total, filling = np.zeros(self.n_cells), np.ones(self.n_cells)
+        self.surroundings, self.total, filling = np.ones(self.n_cells), np.zeros(self.n_cells), np.ones(self.n_cells)
+        for cell in np.flatnonzero(there):
+            late = history.draw_history(self.rng(cell))[1]["surroundings"]  # as `draw_cluster` finds it
+            self.surroundings[cell] = np.exp(SCATTER_SURROUNDINGS * late - SCATTER_SURROUNDINGS**2 / 2)
         grid = np.geomspace(self.mass[there].min(), self.mass.max() * (1 + 1e-9), MASSES)
         for out, law in (
-            (self.total, lambda m: profiles.total_mass(b, m, CONCENTRATION)),
-            (filling, lambda m: outskirts.mean_filling(b, m, self.cell)),
+            (self.total, lambda m, s: profiles.total_mass(b, m, CONCENTRATION, s)),
+            (filling, lambda m, s: outskirts.mean_filling(b, m, self.cell, s)),
         ):
-            out[there] = np.interp(np.log(self.mass[there]), np.log(grid), [law(m) for m in grid])
+            none, mean = (np.interp(np.log(self.mass[there]), np.log(grid), [law(m, s) for m in grid]) for s in (0.0, 1.0))
+            out[there] = none + self.surroundings[there] * (mean - none)  # both go with it
         halo, background = self.total * (1 - self.f_baryon) * self.mass / self.m_dm, filling * rho * volume / self.m_dm
         if halo.sum() + background.sum() >= 2**62:
             raise UserError(f"{halo.sum() + background.sum():.3g} particles are too many", where, "take heavier ones or a smaller cell")

@@ -123,11 +123,11 @@ class Radial:
         return np.interp(rng.random(n), self.cumulative, self.r)
 
 
-def matter(background: Background, mass: float, concentration: float, r_max: float) -> tuple[Radial, Radial]:
+def matter(background: Background, mass: float, concentration: float, r_max: float, surroundings: float = 1.0) -> tuple[Radial, Radial]:
     """NFW with a splashback cut (Diemer & Kravtsov 2014) and the infall region (`outskirts`), both out to r_max (Mpc); mass: M200m, Msun."""
     radius = background.radius(mass)
     r = np.geomspace(1e-3 * radius, r_max, 400)
-    return Radial(r, nfw_density(r * concentration / radius) * _cut(r / radius)), _infall(background, mass, r)
+    return Radial(r, nfw_density(r * concentration / radius) * _cut(r / radius)), _infall(background, mass, r, surroundings)
 
 
 def gas(background: Background, mass: float, core: float, cusp: float, slope: float, scale: float, r_max: float) -> tuple[Radial, Radial]:
@@ -141,16 +141,17 @@ def gas(background: Background, mass: float, core: float, cusp: float, slope: fl
     """
     radius = background.radius(mass)
     r = np.geomspace(1e-3 * radius, r_max, 400)
-    return Radial(r, _gas_density(r, core, cusp, slope, scale) * _cut(r / radius)), _infall(background, mass, r)
+    return Radial(r, _gas_density(r, core, cusp, slope, scale) * _cut(r / radius)), _infall(background, mass, r, surroundings)
 
 
-def total_mass(background: Background, mass: float, concentration: float) -> float:
+def total_mass(background: Background, mass: float, concentration: float, surroundings: float = 1.0) -> float:
     """Mass of a halo with its splashback and infall region over its M200m, of which the halo's own part is scaled to have M200m together with the infall."""
     radius = float(background.radius(mass))
     r = np.geomspace(1e-3 * radius, OUTERMOST * radius, 400)
     shell = 4 * np.pi * r**2
-    inner, outer = matter(background, mass, concentration, OUTERMOST * radius)
-    infall = np.trapezoid(shell * background.rho_mean() * outskirts.density(background, mass, r) * outskirts.infall(r / radius), r) / mass
+    inner, outer = matter(background, mass, concentration, OUTERMOST * radius, surroundings)
+    around = background.rho_mean() * outskirts.density(background, mass, r, surroundings)
+    infall = np.trapezoid(shell * around * outskirts.infall(r / radius), r) / mass
     return infall + (1 - infall * outer.within(radius)) / inner.within(radius)
 
 
@@ -163,5 +164,5 @@ def _cut(x: np.ndarray) -> np.ndarray:
     return (1 + (x / 1.5) ** 4) ** -2
 
 
-def _infall(background: Background, mass: float, r: np.ndarray) -> Radial:
-    return Radial(r, outskirts.density(background, mass, r) * outskirts.infall(r / background.radius(mass)))
+def _infall(background: Background, mass: float, r: np.ndarray, surroundings: float) -> Radial:
+    return Radial(r, outskirts.density(background, mass, r, surroundings) * outskirts.infall(r / background.radius(mass)))

@@ -17,6 +17,14 @@ def test_far_away_is_the_mean_density_and_the_halo_has_none_of_it():
     assert outskirts.filling(B, 1e15, r)[0] < 1e-6 and outskirts.filling(B, 1e15, r)[2] == pytest.approx(found[2])
 
 
+def test_what_is_clustered_is_more_or_less_for_one_mass():
+    r = np.array([2.0, 5.0, 20.0])
+    mean, twice = outskirts.density(B, 1e15, r), outskirts.density(B, 1e15, r, 2.0)
+    none = outskirts.density(B, 1e15, r, 0.0)
+    assert twice - mean == pytest.approx(mean - none) and (none <= 1).all()
+    assert outskirts.mean_filling(B, 1e15, 24.0, 2.0) > 1.4 * outskirts.mean_filling(B, 1e15, 24.0)
+
+
 def test_heavier_halos_have_more_about_them():
     r = np.array([10.0, 20.0])
     light, heavy = outskirts.density(B, 1e14, r), outskirts.density(B, 1e15, r)
@@ -42,5 +50,7 @@ def test_a_halo_with_its_infall_has_m200m_within_r200m(mass):
     total = profiles.total_mass(B, mass, 6.0)
     r = np.geomspace(1e-3 * radius, profiles.OUTERMOST * radius, 3000)
     infall = np.trapezoid(4 * np.pi * r**2 * B.rho_mean() * outskirts.density(B, mass, r) * outskirts.infall(r / radius), r) / mass
+    more = profiles.total_mass(B, mass, 6.0, 2.0) - total
+    assert more == pytest.approx(total - profiles.total_mass(B, mass, 6.0, 0.0), rel=1e-2) and more > 0.1
     assert (total - infall) * inner.within(radius) + infall * outer.within(radius) == pytest.approx(1, abs=1e-3)
     assert 1.3 < total < 1.9 and 1.0 < total - infall < 1.2
