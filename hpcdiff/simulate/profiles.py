@@ -130,7 +130,9 @@ def matter(background: Background, mass: float, concentration: float, r_max: flo
     return Radial(r, nfw_density(r * concentration / radius) * _cut(r / radius)), _infall(background, mass, r, surroundings)
 
 
-def gas(background: Background, mass: float, core: float, cusp: float, slope: float, scale: float, r_max: float) -> tuple[Radial, Radial]:
+def gas(
+    background: Background, mass: float, core: float, cusp: float, slope: float, scale: float, r_max: float, surroundings: float = 1.0
+) -> tuple[Radial, Radial]:
     """Cored gas (Vikhlinin et al. 2006, squared density) and its infall region, out to r_max.
 
     Args:
