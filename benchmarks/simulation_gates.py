@@ -52,10 +52,11 @@ def _core_seconds() -> float:
 
 
 def correlations(snapshot: halos.Snapshot, of: dict[str, np.ndarray]) -> tuple[list[str], np.ndarray]:
-    """Correlation matrix of what is left of each measured quantity after its trend with mass, and of the formation time."""
+    """Correlation matrix of what is left of each measured quantity after its trend with mass, and of the formation time; `around`: in the outermost ring."""
     left = {"formation": snapshot.halos["formation_time"]}
     for key in ("c", "roundness", "offset", "f_gas", "y500", "l500", "t500"):
         left[key] = halos.relation(of["m500"], of[key])[2]
+    left["around"] = halos.relation(of["m500"], of["projected"][:, -1])[2]
     return list(left), np.corrcoef(list(left.values()))
 
 
