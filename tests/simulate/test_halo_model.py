@@ -9,7 +9,7 @@ from scipy.spatial import cKDTree
 from hpcdiff import cosmology
 from hpcdiff.config import Config
 from hpcdiff.cosmology import Background
-from hpcdiff.simulate import profiles
+from hpcdiff.simulate import outskirts, profiles
 from hpcdiff.simulate.__main__ import main
 from hpcdiff.simulate.cluster import draw_cluster, median_concentration
 from hpcdiff.simulate.neighbours import smoothing
@@ -104,6 +104,31 @@ def test_concentrations_are_those_of_diemer_and_joyce():
     median = np.median(c[(plan.mass[cells] > 7e14) & (plan.mass[cells] < 1.4e15)])
     assert median == pytest.approx(6.4, rel=0.12)  # physics: 6.4 at 1e15
     assert 0.12 < np.std(np.log10(c)) < 0.155  # 0.13 and the trend with mass; in profiles fitted to the particles subhalos add to it
+
+
+def test_late_clusters_have_more_around_them(box):
+    """In what is drawn, as the loadings say, and in the particles of the eight clusters."""
+    config = Config()
+    config.simulate.clusters = 500
+    plan = Plan(config)
+    drawn = [draw_cluster(plan, k, plan.rng(k)) for k in np.flatnonzero(plan.halo_id >= 0)]
+    late, around = np.array([(-c.formation, np.log(c.surroundings)) for c in drawn]).T
+    assert np.corrcoef(late, around)[0, 1] == pytest.approx(0.6, abs=0.1)
+    assert np.std(around) == pytest.approx(0.35, abs=0.04) and np.exp(around).mean() == pytest.approx(1, abs=0.06)
+    masses = [
+        sum(box.m[k][(box.r(i, k) > 2.5 * radius) & (box.r(i, k) < 4 * radius)].sum() for k in ("gas", "dm"))
+        / (mass * np.diff(clustered_between(mass, radius)))
+        for i, (mass, radius) in enumerate(zip(box.halos["mass_200m"], box.halos["radius_200m"], strict=True))
+    ]
+    assert np.corrcoef(np.log(masses).ravel(), np.log(box.halos["surroundings"]))[0, 1] > 0.8
+
+
+def clustered_between(mass, radius):
+    """Mass within 2.5 and 4 R200m that is clustered about a halo in the mean, over its own."""
+    r = np.linspace(0, 4, 800)[1:] * radius
+    shell = 4 * np.pi * r**2 * BACKGROUND.rho_mean() * outskirts.density(BACKGROUND, mass, r)
+    inside = np.concatenate([[0], np.cumsum(0.5 * (shell[1:] + shell[:-1]) * np.diff(r))])
+    return np.interp(np.array([2.5, 4]) * radius, r, inside) / mass
 
 
 def test_pressure_follows_the_debiased_profile(box):

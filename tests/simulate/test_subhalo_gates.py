@@ -102,6 +102,21 @@ def test_subhalos_are_found_where_they_are_with_their_masses(velocities):
     assert np.array(ratios) == pytest.approx(1, abs=0.4)
 
 
+def test_without_velocities_a_heavy_subhalo_keeps_what_is_below_its_saddle_point(monkeypatch):
+    """Of a sixth of the cluster nine tenths are found; eight tenths lie above the saddle point."""
+    found = {}
+    for whole in (True, False):
+        if not whole:
+            monkeypatch.setattr(subhalos, "_with_outskirts", lambda x, part, free, subs: subs)
+        ratios = []
+        for seed in range(4):
+            rng = np.random.default_rng(seed)
+            x, v, centre = clump(rng, 800, 0.7)
+            ratios.append(particles_at(subhalos.find(together(host(rng, NUMBER - 800), (x, v))[0]), centre) / 800)
+        found[whole] = np.mean(ratios)
+    assert found[True] == pytest.approx(1, abs=0.12) and found[True] > found[False] + 0.05
+
+
 @both
 def test_no_particle_is_in_two_subhalos(velocities):
     """Where a smaller one touches a larger one, both are found, with no more particles than there are; without velocities the host's noise has a tenth at most."""

@@ -107,7 +107,7 @@ class Plan:
             )
         self.n_box = self.lattice**3
         self.n_total = self.n_box * self.boxes
-        region = min(4 * np.pi / 3 * REGION**3 * high / YIELD / (b.rho_mean() * self.period**3), 1.0) if self.zoomed else 1.0
+        region = min(REGION**3 * high / YIELD / (b.rho_mean() * self.period**3), 1.0) if self.zoomed else 1.0
         self.share = region + (1 - region) / COARSER**3  # particles of the heaviest cluster's box over n_box, about
         self.blocks = list(range(self.boxes))
         rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, 2**32 - 3])))

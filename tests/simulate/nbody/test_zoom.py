@@ -12,6 +12,7 @@ from hpcdiff.errors import Stopped
 from hpcdiff.simulate.__main__ import main
 from hpcdiff.simulate.nbody import box, peak, work
 from hpcdiff.simulate.nbody.halos import wrapped
+from hpcdiff.simulate.nbody.plan import YIELD
 from hpcdiff.simulate.nbody.zoom import levels
 
 CELL, WIDE = 60.0, 90.0
@@ -31,7 +32,8 @@ def test_all_of_the_mass_is_there_and_fine_particles_are_about_the_cluster(plan)
     radius = 1.75 * np.cbrt(3 * 1.4e15 / (4 * np.pi * plan.background.rho_mean()))
     assert share == pytest.approx(4 * np.pi / 3 * (radius / WIDE) ** 3, rel=0.15)
     assert of.fine == 8 * of.inside.sum() and of.is_fine().sum() == 2 * of.fine and len(of.is_fine()) == 2 * of.n < plan.lattice**3
-    assert plan.lattice % 4 == 0 and plan.share > of.n / plan.n_box
+    assert plan.lattice % 4 == 0
+    assert plan.share == pytest.approx(levels(plan, 8e14 / YIELD, plan.lattice).n / plan.n_box, rel=0.1)
     alike = levels(plan_of(*ZOOM, "simulate.surroundings=null"), 1.4e15, 20)
     assert alike.n == alike.fine == 20**3 and alike.is_fine().all()
 
