@@ -251,7 +251,7 @@ def _environment_of_srun() -> None:
     if tasks > 1 and "SLURM_PROCID" in os.environ:
         first = re.match(r"([^,\[]|\[[^]]*\])+", os.environ.get("SLURM_STEP_NODELIST", "127.0.0.1"))[0]
         host = re.sub(r"\[([^],-]+)[^]]*\]", r"\1", first)  # node[07-09,12] begins with node07, rack[1-2]node[3-4] with rack1node3
-        port = 20000 + int(os.environ.get("SLURM_JOB_ID", "0")) % 20000
+        port = 20000 + int(os.environ.get("SLURM_JOB_ID", "0")) % 12000  # below those that Linux gives to outgoing connections
         for name, value in {
             "WORLD_SIZE": tasks,
             "RANK": os.environ["SLURM_PROCID"],

@@ -38,11 +38,12 @@ under_torchrun() { # without GPUs: HPCDIFF_PROCESSES a node, else the tasks a no
   [ "$processes" -gt 0 ] || processes=${HPCDIFF_PROCESSES:-$tasks}
   cores=$((${SLURM_CPUS_PER_TASK:-1} * tasks)) # one torchrun has the cores of all tasks of its node, and srun is told that they are its own
   host=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+  # the port is below 32768, as Linux gives those above to outgoing connections
   # a dead node must end the others (-K); torchrun dies of a USR1 that it is not told to handle, and leaves its workers
   step env SRUN_CPUS_PER_TASK=$cores SLURM_CPUS_PER_TASK=$cores srun --kill-on-bad-exit=1 --nodes="$SLURM_NNODES" --ntasks="$SLURM_NNODES" --ntasks-per-node=1 \
     --cpus-per-task=$cores \
     bash jobs/task.sh torchrun --nnodes="$SLURM_NNODES" --nproc-per-node="$processes" \
-    --master-addr="$host" --master-port=$((20000 + SLURM_JOB_ID % 20000)) --signals-to-handle=SIGTERM,SIGINT,SIGUSR1 "$@"
+    --master-addr="$host" --master-port=$((20000 + SLURM_JOB_ID % 12000)) --signals-to-handle=SIGTERM,SIGINT,SIGUSR1 "$@"
 }
 
 mark() { # how far the work is, in what a restart that comes no further leaves as it was

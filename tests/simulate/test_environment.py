@@ -6,7 +6,7 @@ from scipy import fft
 
 from hpcdiff.config import Config
 from hpcdiff.cosmology import Background
-from hpcdiff.simulate import particles
+from hpcdiff.simulate import diffuse
 from hpcdiff.simulate.cluster import colossus_cosmology
 from hpcdiff.simulate.environment import PEAK, REACH, SMOOTHING, Environment
 from hpcdiff.simulate.particles import draw_cell
@@ -73,7 +73,7 @@ def test_filaments_are_where_least_falls_in():
 
 def test_neighbours_are_shared(monkeypatch):
     """The background of one cell goes on in the next: no step at the wall between them."""
-    monkeypatch.setattr(particles, "IN_GROUPS", 0.0)  # single groups are noise here
+    monkeypatch.setattr(diffuse, "IN_GROUPS", 0.0)  # single groups are noise here
     config = Config()
     config.simulate.clusters, config.simulate.particle_mass, config.simulate.mass_range = 8, 2e10, [1e14, 3e14]
     plan = Plan(config)

@@ -184,7 +184,7 @@ def test_the_halo_model_draws_from_that_function(monkeypatch):
         seen.append((n, np.linalg.norm(centre, axis=1)))
         return np.empty((0, 3))
 
-    monkeypatch.setattr(particles, "_clumps", clumps)
+    monkeypatch.setattr(particles, "clumps", clumps)
     radius, concentration = float(B.radius(1e15)), 6.0
     plan = SimpleNamespace(m_dm=1e10, f_baryon=B.Ob0 / B.Om0, background=B)
     cluster = SimpleNamespace(
