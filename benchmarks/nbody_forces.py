@@ -37,11 +37,12 @@ from hpcdiff.config import Config
 from hpcdiff.network import cannot_compile
 from hpcdiff.sections import Simulate
 from hpcdiff.simulate.nbody import torch_pairs
+from hpcdiff.simulate.nbody.coarse import PILOT_ACCURACY
 from hpcdiff.simulate.nbody.compiled import compiled
 from hpcdiff.simulate.nbody.evolve import evolve
 from hpcdiff.simulate.nbody.gravity import Gravity
 from hpcdiff.simulate.nbody.pairs import Pairs, over_slices
-from hpcdiff.simulate.nbody.peak import PILOT_ACCURACY, start
+from hpcdiff.simulate.nbody.peak import start
 from hpcdiff.simulate.nbody.plan import MESH, Plan
 from hpcdiff.simulate.nbody.split import DEGREE
 from hpcdiff.simulate.nbody.torch_gravity import TorchGravity
@@ -65,7 +66,7 @@ def scene(lattice: int, until: float, threads: int) -> tuple[Plan, float, np.nda
 
 
 @compiled
-def _length(x, y, z, m, px, py, pz, ball2, reach2, p):
+def _length(x, y, z, m, b, px, py, pz, ball2, reach2, p):
     return (float(len(x)),)
 
 
@@ -76,7 +77,7 @@ def tested_by_loops(pairs: Pairs, x: np.ndarray) -> int:
 
 def tested_by_torch(pairs: torch_pairs.TorchPairs, x: np.ndarray) -> int:
     """Pairs whose distance torch calculates, those of padding included, without the rest of the last chunk."""
-    tiles = torch_pairs.tiled(torch.from_numpy(x), torch.ones(len(x)))
+    tiles = torch_pairs.tiled(torch.from_numpy(x), *torch.ones(2, len(x)))
     return len(torch_pairs.near(tiles.boxes, pairs.images.cpu(), pairs.reach)[0]) * torch_pairs.TILE**2
 
 

@@ -1,7 +1,7 @@
 """What the embedded simulation must be like, measured in its particles and maps: a table of gates.
 
     python benchmarks/simulation_gates.py            # 216 clusters of the halo model, 2 minutes on 2 cores
-    python benchmarks/simulation_gates.py --engine nbody --folder runs/gates    # 14 evolved clusters and a periodic box: 45 minutes on one core
+    python benchmarks/simulation_gates.py --engine nbody --folder runs/gates    # 28 evolved clusters and a periodic box: 4 core hours
 
 Simulates and projects in a folder of its own (--folder); the halo model twice: once as it is, and once with subhalos that have no gas.
 Each row is a number, what it must be, and whether it is. Written to benchmarks/results/simulation_gates.json, or ..._nbody.json;
@@ -71,11 +71,11 @@ def halo_model(options: argparse.Namespace) -> tuple[dict, Callable[[Path], None
     table.gate("masses", "M200m in the particles over the drawn one, worst", np.abs(of["m200m_found"] / of["mass"] - 1).max(), 0, 0.03)
     clusters.gates(table, of, snapshot.background)
     subhalos.gates(table, subhalos.hosts(snapshot))
-    maps = [options.folder / "as it is" / "maps.h5"]
+    maps = options.folder / "as it is" / "maps.h5"
     found = {
         "as it is": inference.coherence(maps, folds=inference.FOLDS),
         "other halos' inputs": inference.coherence(maps, shuffled=True, folds=inference.FOLDS),
-        "subhalos without gas": inference.coherence([options.folder / "no gas" / "maps.h5"], folds=inference.FOLDS),
+        "subhalos without gas": inference.coherence(options.folder / "no gas" / "maps.h5", folds=inference.FOLDS),
     }
     inference.gates(table, *found.values())
     names, matrix = correlations(snapshot, of)

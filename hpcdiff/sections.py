@@ -67,13 +67,13 @@ class Simulate:
     surroundings: float | None = number(None, above=0)
     """`nbody`: side of the periodic box that each cluster is evolved in, comoving Mpc, with particles eight times heavier around its own region; the cell is cut out of it; null = the cell."""
     particle_mass: float = number(1.0e11, above=0)
-    """Mass of a dark-matter particle, Msun; gas has Ob/(Om-Ob) of it (the paper: 1.18e10; `nbody`: the nearest of an even lattice)."""
+    """Mass of a dark-matter particle, Msun; gas has Ob/(Om-Ob) of it (the paper: 1.18e10; `nbody`: the nearest of an even lattice, with `surroundings` of one of four's multiples)."""
     box: float | None = number(None, above=0)
     """`nbody`: side of one periodic box with all its halos in `mass_range`, comoving Mpc, in place of `clusters`; null = none."""
     softening: float | None = number(None, above=0)
     """`nbody`: softening of gravity, comoving kpc, as deep as Plummer's and none beyond three of it; null = 44, and 1/32 of the spacing of particles above 1e11 Msun."""
     accuracy: float = number(0.3, above=0, high=1)
-    """`nbody`: time step over the time to fall through the softening at the 99th percentile of the accelerations."""
+    """`nbody`: time step over the time to fall through the softening at the 99th percentile of the accelerations (with `surroundings` at the 98th of the fine particles')."""
     device: str = one_of("cpu", "cuda", "auto")
     """`nbody`: forces on the CPU, on a GPU for each rank, or (`auto`) on GPUs if every rank has one; the bytes are those of one kind of device."""
 

@@ -1,4 +1,4 @@
-"""Whether the power spectrum of clusters' boxes depends on the length of the steps and on the softening."""
+"""Whether the power spectrum of clusters' cells depends on the length of the steps and on the softening."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ import h5py
 import numpy as np
 from scipy import fft
 
-from hpcdiff.simulate.nbody.evolve import LONGEST, evolve
+from hpcdiff.simulate.nbody.box import SMALLEST, begun, in_cell
+from hpcdiff.simulate.nbody.evolve import LONGEST, State, evolve
 from hpcdiff.simulate.nbody.gravity import Gravity
-from hpcdiff.simulate.nbody.peak import sphere_of, start
+from hpcdiff.simulate.nbody.halos import Matter
+from hpcdiff.simulate.nbody.peak import central
 from hpcdiff.simulate.nbody.plan import Plan
 from hpcdiff.simulate.nbody.zoom import levels
 
 CELLS = 192
-"""Mesh cells along the side of the box."""
+"""Mesh cells along the side of a cluster's cell."""
 BANDS = np.array([0.3, 1.0, 2.0, 4.0, 7.0, 10.0])
 """Edges of the bands of k, h/Mpc."""
 HALVED = ("steps", "softening")
@@ -30,47 +32,63 @@ def changes(plan: Plan, snapshot: Path, kept: Path, boxes: int) -> dict[str, np.
     What rounding does to a cluster's core alone changes the power of one box by some per cent on small scales, hence several boxes.
 
     Args:
-        snapshot: folder of the chunk files of this plan's run, in the order of the boxes. kept: folder in which finished spectra are kept.
+        snapshot: folder of the chunk files of this plan's run, one a box. kept: folder in which finished spectra are kept.
+        boxes: how many, those with the least target masses.
     Returns:
         (boxes, bands) each.
     """
-    chunks = sorted(snapshot.glob("*.hdf5"))[:boxes]
-    as_they_are = np.array([_of_chunk(path, plan) for path in chunks])
+    lightest = np.argsort(plan.mass)[:boxes].tolist()
+    chunks = sorted(snapshot.glob("*.hdf5"))
+    as_they_are = np.array([_of_chunk(chunks[box], plan) for box in lightest])
     kept.mkdir(parents=True, exist_ok=True)
-    tasks = [(plan, box, what, kept / f"{what} {box}.npy") for box in range(len(chunks)) for what in HALVED]
     with ProcessPoolExecutor(max(len(os.sched_getaffinity(0)), 1), mp_context=get_context("spawn")) as pool:
-        found = list(pool.map(_halved, tasks))
+        wanted = {(box, what): kept / f"{what} {box}.npy" for box in lightest for what in HALVED}
+        missing = sorted({box for (box, _), path in wanted.items() if not path.exists()})
+        list(pool.map(_begin, [(plan, box, kept / f"{box}.npz") for box in missing]))
+        found = list(pool.map(_halved, [(plan, kept / f"{box}.npz", what, path) for (box, what), path in wanted.items()]))
     return {what: as_they_are / np.array(found[i :: len(HALVED)]) for i, what in enumerate(HALVED)}
 
 
-def _halved(task: tuple[Plan, int, str, Path]) -> np.ndarray:
-    plan, box, what, path = task
+def _begin(task: tuple[Plan, int, Path]) -> None:
+    plan, box, path = task
+    if State.load(path) is None:
+        begun(plan, box, 1).save(path)
+
+
+def _halved(task: tuple[Plan, Path, str, Path]) -> np.ndarray:
+    plan, at, what, path = task
     if not path.exists():
-        b, accuracy, longest, softening = plan.background, plan.config.simulate.accuracy, LONGEST, plan.softening
-        if what == "steps":
-            accuracy, longest = accuracy / 2, longest / 2
-        else:
-            softening /= 2
-        gravity = Gravity(plan.period, plan.mesh, softening, b.Om0)
-        state = start(plan, box, sphere_of(plan, box, 1), plan.lattice)
-        mass = levels(plan, state.sphere, plan.lattice).masses(plan)
-        done = evolve(state, mass, gravity, b.Om0, softening, accuracy, longest=longest)
         temporary = path.with_suffix(".tmp.npy")
-        np.save(temporary, power(done.x[: plan.n_box], plan.cell, b.h))
+        np.save(temporary, spectrum(plan, State.load(at), 0.5 if what == "steps" else 1.0, 0.5 if what == "softening" else 1.0))
         temporary.rename(path)  # whole or not at all
     return np.load(path)
 
 
+def spectrum(plan: Plan, state: State, steps: float, softer: float) -> np.ndarray:
+    """Power of the dark matter in the cell of a box that has begun so, evolved with steps and softening so many times as long as the plan's, mean in each of `BANDS`."""
+    b, softening = plan.background, softer * plan.softening
+    of = levels(plan, state.sphere, plan.lattice, state.also_fine)
+    gravity = Gravity(plan.period, plan.mesh, of.softened(softening), b.Om0)
+    mass, accuracy = of.masses(plan), steps * plan.config.simulate.accuracy
+    x = evolve(state, mass, gravity, b.Om0, softening, accuracy, longest=steps * LONGEST, fine=of.is_fine()).x
+    matter = Matter(x, mass, gravity.potential(x, mass), plan.period, b)
+    halos = matter.halos(SMALLEST * plan.m_dm, of.is_fine())
+    cluster = halos[central(halos, matter, of.began_in(plan, state.sphere))]
+    there, away = in_cell(plan, x[: of.n], cluster.centre)
+    return power(away[there], of.masses_apart(plan)[there], plan.cell, b.h)
+
+
 def _of_chunk(path: Path, plan: Plan) -> np.ndarray:
     with h5py.File(path) as f:
-        x = f["PartType1/Coordinates"][:] / (1e3 * plan.background.h)
-    return power(x % plan.cell, plan.cell, plan.background.h)
+        x, mass = f["PartType1/Coordinates"][:] / (1e3 * plan.background.h), f["PartType1/Masses"][:].astype(float)
+    return power(x, mass, plan.cell, plan.background.h)
 
 
-def power(x: np.ndarray, side: float, h: float) -> np.ndarray:
-    """Power spectrum of particles (n, 3) in a periodic box (Mpc), Mpc^3, mean in each of `BANDS`, without their shot noise."""
-    counts = np.histogramdd(x % side, bins=CELLS, range=[(0, side)] * 3)[0]
-    modes = np.abs(fft.rfftn(counts / counts.mean() - 1)) ** 2 * side**3 / CELLS**6 - side**3 / len(x)
+def power(x: np.ndarray, mass: np.ndarray, side: float, h: float) -> np.ndarray:
+    """Power spectrum of particles (n, 3) with masses (n,) in a cube (Mpc) as if it were periodic, Mpc^3, mean in each of `BANDS`, without their shot noise."""
+    density = np.histogramdd(x % side, bins=CELLS, range=[(0, side)] * 3, weights=mass)[0]
+    noise = side**3 * np.sum(mass**2) / mass.sum() ** 2
+    modes = np.abs(fft.rfftn(density / density.mean() - 1)) ** 2 * side**3 / CELLS**6 - noise
     k = [2 * np.pi / h * f(CELLS, side / CELLS) for f in (fft.fftfreq, fft.fftfreq, fft.rfftfreq)]
     size = np.sqrt(k[0][:, None, None] ** 2 + k[1][:, None] ** 2 + k[2] ** 2)
     there = np.digitize(size.ravel(), BANDS)

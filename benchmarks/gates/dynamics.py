@@ -1,34 +1,38 @@
-"""Whether gravity keeps momentum and energy: a small random box evolved from its waves to today."""
+"""Whether gravity keeps momentum and energy: a small box with a cluster, fine and coarse particles, evolved from its waves to today."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from hpcdiff.cosmology import Background
 from hpcdiff.simulate.nbody.evolve import State, energies, evolve
 from hpcdiff.simulate.nbody.gravity import Gravity
-from hpcdiff.simulate.nbody.initial import Waves, displaced, power, white
+from hpcdiff.simulate.nbody.peak import start
+from hpcdiff.simulate.nbody.plan import YIELD, Plan
+from hpcdiff.simulate.nbody.zoom import levels
 
-SIDE, LATTICE, SOFTENING, ACCURACY, START = 40.0, 16, 0.15, 0.3, 0.05
-"""Of the box: Mpc, particles along a side, Mpc, the preset's accuracy, scale factor."""
+SMALL = (
+    "simulate.clusters=1",
+    "simulate.mass_range=[5e14, 6e14]",
+    "simulate.surroundings=60",
+    "simulate.cell=30",
+    "simulate.particle_mass=9.3e11",
+)
+"""What the box has other than the preset's."""
 
 
-def conserved(seed: int = 4) -> tuple[float, float]:
-    """Error of the cosmic energy equation (Layzer-Irvine) over the potential energy; sum of all momenta over the sum of their sizes."""
-    b = Background()
-    waves = Waves(SIDE, LATTICE)
-    x, p = displaced(waves, white(waves, seed) * np.sqrt(power(b, waves)), b.Om0, START)
-    gravity, mass, history = Gravity(SIDE, 48, SOFTENING, b.Om0), np.ones(LATTICE**3), []
-    done = evolve(
-        State(START, x, p),
-        mass,
-        gravity,
-        b.Om0,
-        SOFTENING,
-        ACCURACY,
-        after=lambda state: history.append((state.a, *energies(state, mass, gravity))),
-    )
+def conserved(plan: Plan) -> tuple[float, float]:
+    """Error of the cosmic energy equation (Layzer-Irvine) over the potential energy, and what gravity adds to the sum of all momenta over the sum of their sizes, in a box of the plan."""
+    b, history, sphere = plan.background, [], float(plan.mass[0]) / YIELD
+    of = levels(plan, sphere, plan.lattice)
+    gravity, mass = Gravity(plan.period, plan.mesh, of.softened(plan.softening), b.Om0), of.masses(plan)
+
+    def look(state: State) -> None:
+        history.append((state.a, *energies(state, mass, gravity)))
+
+    begin, accuracy = start(plan, 0, sphere, plan.lattice), plan.config.simulate.accuracy
+    done = evolve(begin, mass, gravity, b.Om0, plan.softening, accuracy, after=look, fine=of.is_fine())
     a, t, w = np.array(history).T
     work = -np.concatenate([[0], np.cumsum(0.5 * np.diff(np.log(a)) * ((2 * t + w)[1:] + (2 * t + w)[:-1]))])
     energy = np.abs(t + w - (t + w)[0] - work).max() / np.abs(w).max()
-    return float(energy), float(np.linalg.norm(done.p.sum(axis=0)) / np.linalg.norm(done.p, axis=1).sum())
+    p, gained = mass[:, None] * done.p, mass @ (done.p - begin.p)
+    return float(energy), float(np.linalg.norm(gained) / np.linalg.norm(p, axis=1).sum())

@@ -1,4 +1,4 @@
-"""The gates of the N-body engine: clusters in two runs, lighter ones in smaller boxes, and one periodic box with its halos."""
+"""The gates of the N-body engine: clusters of the preset, and one periodic box with its halos."""
 
 from __future__ import annotations
 
@@ -10,16 +10,11 @@ import numpy as np
 from gates import abundance, clusters, convergence, dynamics, figure, halos, inference, stripped, subhalos
 from gates.table import Table
 from hpcdiff.config import read_config
-from hpcdiff.cosmology import Background
 from hpcdiff.maps import deal
 from hpcdiff.sections import Split
 from hpcdiff.simulate.nbody.plan import Plan
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "nbody.yaml"
-PARTS = (("lighter", 1.5e14, 4.2e14, 42.0, 4 / 7), ("heavier", 4.2e14, 1.2e15, 60.0, 3 / 7))
-"""Name, lowest and highest target mass (Msun), side of the boxes (Mpc), share of the clusters."""
-PARTICLE = 1.01e11
-"""Dark-matter particle of the clusters, Msun: the preset's."""
 BOX, BOX_PARTICLE, BOX_HALOS = 120.0, 5.42e11, 7e13
 """Side (Mpc), dark-matter particle and least halo (Msun) of the one periodic box: 48^3 particles of a type, halos of 110 of them or more."""
 FITTED = 3.0
@@ -27,58 +22,51 @@ FITTED = 3.0
 RELAXED = 0.07
 """Largest distance of the most bound particle from the centre of mass, over R200m, of a halo that is called relaxed (Neto et al. 2007)."""
 CONVERGED = 4
-"""Boxes of light clusters that are evolved again with shorter steps and less softening."""
+"""Boxes, those of the lightest clusters, that are evolved again with shorter steps and less softening."""
 
 
-def overrides(count: int, seed: int) -> list[tuple[str, list[str]]]:
-    """Name and config of each run of the clusters."""
-    runs = []
-    for i, (name, low, high, cell, share) in enumerate(PARTS):
-        n = round(share * count)
-        parts = {"train": 0.6, "val": 0.2, "test": 0.2}
-        split = next(s for s in range(1000) if len(set(deal(np.arange(n), Split(**parts, seed=s)))) == 3)
-        more = [f"run.seed={seed + i}", f"simulate.clusters={n}", f"simulate.mass_range=[{low}, {high}]", f"simulate.cell={cell}"]
-        runs.append(
-            (name, [*more, f"simulate.particle_mass={PARTICLE}", f"project.split={{train: 0.6, val: 0.2, test: 0.2, seed: {split}}}"])
-        )
-    return runs
+def overrides(count: int, seed: int) -> list[str]:
+    """Config of the run of so many clusters, beside the preset's."""
+    parts = {"train": 0.6, "val": 0.2, "test": 0.2}
+    split = next(s for s in range(1000) if len(set(deal(np.arange(count), Split(**parts, seed=s)))) == 3)
+    return [f"run.seed={seed}", f"simulate.clusters={count}", f"project.split={{train: 0.6, val: 0.2, test: 0.2, seed: {split}}}"]
 
 
-def measured(folders: list[Path]) -> tuple[dict[str, np.ndarray], list[halos.Snapshot]]:
-    """Numbers of every halo of all runs."""
-    softening = Plan(read_config(CONFIG)).softening
-    snapshots = [halos.Snapshot(folder, FITTED * softening) for folder in folders]
-    parts = [{**halos.measure(s), **{k: s.halos[k] for k in ("target_mass", "formation_scale_factor", "steps")}} for s in snapshots]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}, snapshots
+def measured(folder: Path, softening: float) -> tuple[dict[str, np.ndarray], halos.Snapshot]:
+    """Numbers of every halo of a run with this softening (Mpc)."""
+    s = halos.Snapshot(folder, FITTED * softening)
+    return {**halos.measure(s), **{k: s.halos[k] for k in ("target_mass", "formation_scale_factor", "steps", "coarse_fraction")}}, s
 
 
-def gates(table: Table, of: dict[str, np.ndarray], background: Background) -> None:
+def gates(table: Table, of: dict[str, np.ndarray], plan: Plan) -> None:
     """The rows of the table that only evolved clusters have."""
     ratio = of["mass"] / of["target_mass"]
     table.median("masses", "M200m over its target", ratio, 0.9, 1.1)
     table.gate("masses", "M200m over its target, scatter (ln)", np.log(ratio).std(), 0, 0.1)
-    table.gate("masses", "flatness in log M: largest distance of the distributions", flatness(of["mass"]), 0, 1.36 / np.sqrt(len(ratio)))
-    relaxed, c = of["off_centre"] < RELAXED, clusters.concentrations(of, background)
+    table.gate(
+        "masses",
+        "flatness in log M: largest distance of the distributions",
+        flatness(of["mass"], *plan.config.simulate.mass_range),
+        0,
+        1.36 / np.sqrt(len(ratio)),
+    )
+    table.gate("masses", "mass within R200m in heavy particles, worst cluster", of["coarse_fraction"].max(), 0, 0.01)
+    relaxed, c = of["off_centre"] < RELAXED, clusters.concentrations(of, plan.background)
     table.median("c(M)", f"c200c, dark matter, over Diemer & Joyce 2019, relaxed ({relaxed.sum()})", c[relaxed], 0.9, 1.1)
 
 
-def flatness(mass: np.ndarray) -> float:
-    """Largest distance between the distribution of the masses and one flat in log M between the lowest and the highest target (Kolmogorov, Smirnov)."""
-    low, high = PARTS[0][1], PARTS[-1][2]
+def flatness(mass: np.ndarray, low: float, high: float) -> float:
+    """Largest distance between the distribution of the masses and one flat in log M between these two (Kolmogorov, Smirnov)."""
     n, place = len(mass), np.log(np.sort(mass) / low) / np.log(high / low)
     return float(np.maximum(np.abs(place - np.arange(n) / n), np.abs(place - (np.arange(n) + 1) / n)).max())
 
 
-def gravity_gates(table: Table, folder: Path, more: list[str]) -> dict[str, list[list[float]]]:
-    """Momentum, energy, and what steps and softening do to the power spectra of light clusters' boxes.
-
-    Args:
-        folder: of the finished run of the lighter clusters. more: its config.
-    """
-    energy, momentum = dynamics.conserved()
+def gravity_gates(table: Table, folder: Path, plan: Plan) -> dict[str, list[list[float]]]:
+    """Momentum, energy, and what steps and softening do to the power spectra about light clusters; folder: of the finished run."""
+    energy, momentum = dynamics.conserved(Plan(read_config(CONFIG, list(dynamics.SMALL))))
     table.gate("energy and momentum", "cosmic energy equation, error over the potential energy", energy, 0, 0.01)
-    table.gate("energy and momentum", "sum of the momenta over the sum of their sizes", momentum, 0, 1e-4)
-    found = convergence.changes(Plan(read_config(CONFIG, more)), folder / "snapshot", folder / "P(k)", CONVERGED)
+    table.gate("energy and momentum", "what gravity adds to the sum of the momenta, over the sum of their sizes", momentum, 0, 1e-4)
+    found = convergence.changes(plan, folder / "snapshot", folder / "P(k)", CONVERGED)
     for what, ratio in found.items():
         mean, error = ratio.mean(axis=0), ratio.std(axis=0, ddof=1) / np.sqrt(len(ratio))
         for low, high in ((0, 3), (3, 5)):
@@ -89,11 +77,11 @@ def gravity_gates(table: Table, folder: Path, more: list[str]) -> dict[str, list
     return {what: ratio.round(4).tolist() for what, ratio in found.items()}
 
 
-def inference_gates(table: Table, paths: list[Path], bare: list[Path]) -> dict:
+def inference_gates(table: Table, maps: Path, bare: Path) -> dict:
     """What a linear filter makes of the maps, and of maps whose gas has no clumps."""
     found = {
-        "as it is": inference.coherence(paths, folds=inference.FOLDS),
-        "other halos' inputs": inference.coherence(paths, shuffled=True, folds=inference.FOLDS),
+        "as it is": inference.coherence(maps, folds=inference.FOLDS),
+        "other halos' inputs": inference.coherence(maps, shuffled=True, folds=inference.FOLDS),
         "gas without clumps": inference.coherence(bare, folds=inference.FOLDS),
     }
     inference.gates(table, *found.values())
@@ -123,25 +111,34 @@ def run(options, make: Callable) -> tuple[dict, Callable]:
     Returns:
         what goes into the JSON file, and what draws the figure at a path.
     """
-    table, seconds, folder = Table(), {}, options.folder
-    runs = overrides(options.clusters, 11)
-    for name, more in runs:
-        seconds[name] = make(folder / name, CONFIG, more, ("simulate", "project"))
-    of, snapshots = measured([folder / name for name, _ in runs])
-    background = snapshots[0].background
-    gates(table, of, background)
-    clusters.gates(table, of, background)
-    subhalos.gates(table, [host for s in snapshots for host in subhalos.hosts(s, s.least / FITTED)])
-    for name, more in runs:
-        stripped.strip(folder / name, folder / f"{name}, no clumps")
-        make(folder / f"{name}, no clumps", CONFIG, more, ("project",))
-    maps = [[folder / f"{name}{which}" / "maps.h5" for name, _ in runs] for which in ("", ", no clumps")]
-    content = {"coherence": inference_gates(table, *maps), "power": gravity_gates(table, folder / runs[0][0], runs[0][1])}
+    table, seconds, folder, bare = Table(), {}, options.folder / "clusters", options.folder / "clusters, no clumps"
+    more = overrides(options.clusters, 11)
+    seconds["clusters"] = make(folder, CONFIG, more, ("simulate", "project"))
+    plan = Plan(read_config(CONFIG, more))
+    of, snapshot = measured(folder, plan.softening)
+    gates(table, of, plan)
+    clusters.gates(table, of, plan.background)
+    subhalos.gates(table, subhalos.hosts(snapshot, plan.softening))
+    stripped.strip(folder, bare)
+    make(bare, CONFIG, more, ("project",))
+    content = {"coherence": inference_gates(table, folder / "maps.h5", bare / "maps.h5"), "power": gravity_gates(table, folder, plan)}
     if options.box:
         more = [f"simulate.box={BOX}", f"simulate.particle_mass={BOX_PARTICLE}", f"simulate.mass_range=[{BOX_HALOS}, 1e16]", "run.seed=13"]
-        seconds["box"] = make(folder / "box", CONFIG, more, ("simulate",))
-        content["mass_function"] = box_gates(table, folder / "box")
-    keep = ("mass", "m200c", "target_mass", "c", "formation_scale_factor", "off_centre", "pressure", "f_gas", "roundness", "steps")
+        seconds["box"] = make(options.folder / "box", CONFIG, [*more, "simulate.surroundings=null"], ("simulate",))
+        content["mass_function"] = box_gates(table, options.folder / "box")
+    keep = (
+        "mass",
+        "m200c",
+        "target_mass",
+        "c",
+        "formation_scale_factor",
+        "off_centre",
+        "pressure",
+        "f_gas",
+        "roundness",
+        "steps",
+        "coarse_fraction",
+    )
     content |= {"seconds": seconds, "gates": table.rows, "halos": {k: of[k].round(4).tolist() for k in keep}}
     late = -np.log10(of["formation_scale_factor"] / 0.64) / 0.09
-    return content, lambda path: figure.draw(of, late, background, path)
+    return content, lambda path: figure.draw(of, late, plan.background, path)

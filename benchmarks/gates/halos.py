@@ -94,7 +94,7 @@ def _halo(s: Snapshot, i: int) -> dict:
     m_dm, m_gas = s.m["dm"][of_dm], s.m["gas"][which]
     r_dm, r_gas = (np.linalg.norm(x, axis=1) for x in (dm, gas))
     least = max(LEAST, s.least / r200)
-    c = fitted_concentration(r_dm / r200, least)
+    c = fitted_concentration(r_dm / r200, least, m_dm)
     nfw = m_dm[r_dm < r200].sum() * np.diff(profiles.nfw_mass(EDGES * c)) / profiles.nfw_mass(c)
     thermal = 2 / 3 * s.u[which] * m_gas * profiles.MU / profiles.MU_E  # electron pressure times volume
     x = np.linspace(0.01, 1, 400) * r200 / r500
@@ -141,13 +141,15 @@ def _axes(x: np.ndarray, mass: np.ndarray) -> np.ndarray:
     return np.sqrt(np.linalg.eigvalsh((mass[:, None] * x).T @ x))
 
 
-def fitted_concentration(x: np.ndarray, low: float = LEAST) -> float:
-    """c200c of most likelihood for radii x = r/R200c of particles, from `low` to 1."""
-    x = x[(x > low) & (x < 1)]
+def fitted_concentration(x: np.ndarray, low: float, mass: np.ndarray) -> float:
+    """c200c of most likelihood for radii x = r/R200c of particles of these masses, from `low` to 1."""
+    there = (x > low) & (x < 1)
+    x, weight = x[there], mass[there] / mass[there].mean()
 
     def minus_ln(ln_c: float) -> float:
         c = np.exp(ln_c)
-        return -np.log(c**3 * x**2 * profiles.nfw_density(c * x)).sum() + len(x) * np.log(profiles.nfw_mass(c) - profiles.nfw_mass(c * low))
+        within = np.log(profiles.nfw_mass(c) - profiles.nfw_mass(c * low))
+        return -(weight @ np.log(c**3 * x**2 * profiles.nfw_density(c * x))) + len(x) * within
 
     return float(np.exp(minimize_scalar(minus_ln, bounds=(np.log(1), np.log(40)), method="bounded").x))
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from gates.table import Table
 from hpcdiff.evaluate.baselines import Baselines
-from hpcdiff.maps import CATALOG, PARTS, MapFile
+from hpcdiff.maps import MapFile
 from hpcdiff.measures import bands, correlation, mode_rings, pixel_rings, power, wavenumbers
 from hpcdiff.transform import fit
 from hpcdiff.world import World
@@ -19,45 +19,36 @@ FOLDS = 7
 
 
 class Logarithmic:
-    """Map files as one, whose inputs are read as logarithms, scaled to [0, 1]: their filter sees the faint outskirts as well as the core.
+    """A map file whose inputs are read as logarithms, scaled to [0, 1]: their filter sees the faint outskirts as well as the core.
 
     Args:
-        paths: of map files of one kind.
-        fold: None for the files' own split; (i, n): every n-th halo from the i-th on is for testing, the others are for training.
+        path: of the map file.
+        fold: None for the file's own split; (i, n): every n-th halo from the i-th on is for testing, the others are for training.
     """
 
-    def __init__(self, paths: list[Path], fold: tuple[int, int] | None = None) -> None:
-        self._files, self._fold = [MapFile(path) for path in paths], fold
-        self._first = np.cumsum([0, *(f.n_views for f in self._files)])
-        self.catalog = {name: np.concatenate([f.catalog[name] for f in self._files]) for name in CATALOG}
-        which = np.repeat(np.arange(len(self._files)), np.diff(self._first))
-        self.catalog["halo_id"] = np.unique([which, self.catalog["halo_id"]], axis=1, return_inverse=True)[1].ravel()
+    def __init__(self, path: Path, fold: tuple[int, int] | None = None) -> None:
+        self._file, self._fold = MapFile(path), fold
         train = self.rows("train")
         self._transforms = {}
         self._transforms = {f: fit("log10", f, [self.read(f, train)]) for f in INPUTS}
 
     def __getattr__(self, name: str):
-        return getattr(self._files[0], name)
+        return getattr(self._file, name)
 
     def rows(self, part: str) -> np.ndarray:
         """As `MapFile.rows`."""
         if self._fold is None:
-            return np.flatnonzero(self.catalog["split"] == PARTS.index(part))
+            return self._file.rows(part)
         held = self.catalog["halo_id"] % self._fold[1] == self._fold[0]
         return np.flatnonzero(held if part == "test" else ~held)
 
     def read(self, field: str, rows: np.ndarray) -> np.ndarray:
         """As `MapFile.read`."""
-        rows = np.asarray(rows)
-        x = np.empty((len(rows), self.npix, self.npix), np.float32)
-        for f, start, stop in zip(self._files, self._first[:-1], self._first[1:], strict=True):
-            own = (rows >= start) & (rows < stop)
-            if own.any():
-                x[own] = f.read(field, rows[own] - start)
+        x = self._file.read(field, np.asarray(rows))
         return self._transforms[field].forward(x) if field in self._transforms else x
 
 
-def coherence(paths: list[Path], shuffled: bool = False, k_split: float = 2.0, folds: int = 0) -> dict[str, tuple[float, float, float]]:
+def coherence(path: Path, shuffled: bool = False, k_split: float = 2.0, folds: int = 0) -> dict[str, tuple[float, float, float]]:
     """Of the Wiener map of each output from the logarithms of the inputs, median over test views of r on small scales, k > k_split h/Mpc: (whole map, what is not round), and of the mean training map.
 
     What is not round: a map less its mean in rings about the centre. With another halo's inputs if shuffled. Each halo is tested with a filter of the
@@ -65,7 +56,7 @@ def coherence(paths: list[Path], shuffled: bool = False, k_split: float = 2.0, f
     """
     found = {name: [] for name in OUTPUTS}
     for fold in [(i, folds) for i in range(folds)] or [None]:
-        for name, values in _views(Logarithmic(paths, fold), shuffled, k_split).items():
+        for name, values in _views(Logarithmic(path, fold), shuffled, k_split).items():
             found[name].extend(values)
     return {name: tuple(float(m) for m in np.median(v, axis=0)) for name, v in found.items()}
 

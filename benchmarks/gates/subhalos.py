@@ -201,10 +201,13 @@ class Host:
 def hosts(s: Snapshot, softening: float = SOFTENING, velocities: bool = True) -> list[Host]:
     """Every cluster of a snapshot; subhalos that reach beyond R200m end there."""
     b, found = s.background, []
-    particle = s.m["dm"][0] * b.Om0 / (b.Om0 - b.Ob0)
+    least = s.m["dm"].min()  # heavier ones are from far around a cluster
+    particle = least * b.Om0 / (b.Om0 - b.Ob0)
     for i, (mass, radius) in enumerate(zip(s.halos["mass_200m"], s.halos["radius_200m"], strict=True)):
         m, r = profiles.critical(mass, radius, s.halos["concentration_200m"][i], profiles.virial_overdensity(b), b)
         which, x = s.about(i, "dm", radius)
+        fine = s.m["dm"][which] < 1.5 * least
+        which, x = which[fine], x[fine]
         v = s.v[which] if velocities and s.v is not None else None
         subs = [h for h in find(x, v, particle, softening) if np.linalg.norm(h.centre) < r]
         psi, away = np.array([h.particles for h in subs]) * particle / m, np.array([np.linalg.norm(h.centre) for h in subs]) / r

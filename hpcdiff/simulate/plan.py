@@ -62,10 +62,10 @@ class Plan:
     def __init__(self, config: Config) -> None:
         simulate, self.config = config.simulate, config
         c = config.cosmology
-        if simulate.box is not None:
-            raise UserError(
-                "simulate.box is of the engine nbody, and simulate.engine is halo_model", "simulate.box", "take engine nbody or drop it"
-            )
+        for key in ("box", "surroundings"):
+            if getattr(simulate, key) is not None:
+                what = f"simulate.{key} is of the engine nbody, and simulate.engine is halo_model"
+                raise UserError(what, f"simulate.{key}", "take engine nbody or set it to null")
         if not c.Ob0:
             raise UserError("the embedded simulation has gas, and cosmology.Ob0 is 0", "cosmology.Ob0", "give one above 0")
         self.background = Background(c.Om0, c.Ob0, c.h, c.sigma8, c.ns, c.Tcmb0)

@@ -14,34 +14,39 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 from gates import abundance, convergence, evolved, inference, projected
 from gates.table import Table, cells, failing, markdown
 
+from hpcdiff.config import read_config
 from hpcdiff.cosmology import Background
 from hpcdiff.simulate import profiles
+from hpcdiff.simulate.nbody.plan import Plan
 
 B = Background()
 
 
 def test_power_is_what_pairs_have():
-    """Points at random have none beside their shot noise; where each stands twice, there is the noise of half as many points, twice that taken off."""
+    """Points at random have none beside their shot noise, whatever their masses; where each stands twice, there is that of half as many points, twice what is taken off."""
     rng, n, side = np.random.default_rng(1), 40_000, 20.0
-    x = rng.uniform(0, side, (n, 3))
+    x, even = rng.uniform(0, side, (n, 3)), np.ones(n)
     noise = side**3 / n
-    assert np.abs(convergence.power(x, side, 0.7)).max() < 0.25 * noise
-    assert convergence.power(np.repeat(x[: n // 2], 2, axis=0), side, 0.7)[2:] == pytest.approx(noise, rel=0.05)
+    assert np.abs(convergence.power(x, even, side, 0.7)).max() < 0.25 * noise
+    assert np.abs(convergence.power(x, np.where(np.arange(n) < n / 8, 8.0, 1.0), side, 0.7)).max() < 0.25 * 2.6 * noise
+    assert convergence.power(np.repeat(x[: n // 2], 2, axis=0), even, side, 0.7)[2:] == pytest.approx(noise, rel=0.05)
 
 
 def test_a_spectrum_is_held_against_those_of_the_same_box_that_are_kept(tmp_path):
-    plan, rng = SimpleNamespace(cell=20.0, background=SimpleNamespace(h=0.7)), np.random.default_rng(1)
+    """The boxes are those with the least target masses."""
+    plan = SimpleNamespace(cell=20.0, background=SimpleNamespace(h=0.7), mass=np.array([2e14, 9e14, 1e14]))
+    rng = np.random.default_rng(1)
     (tmp_path / "snapshot").mkdir()
     (tmp_path / "kept").mkdir()
-    for box in range(2):
-        x = 20 * rng.random((500 * (box + 1), 3)) ** 2
+    for box in range(3):
+        x, mass = 20 * rng.random((500 * (box + 1), 3)) ** 2, rng.choice([1.0, 8.0], 500 * (box + 1))
         with h5py.File(tmp_path / "snapshot" / f"snapshot_{box:06d}.hdf5", "w") as f:
-            f["PartType1/Coordinates"] = (x + 40 * box) * 700  # the second box lies elsewhere in the snapshot
+            f["PartType1/Coordinates"], f["PartType1/Masses"] = (x + 40 * box) * 700, mass  # the boxes lie beside each other
         for what, factor in (("steps", 2), ("softening", 4)):
-            np.save(tmp_path / "kept" / f"{what} {box}.npy", (box + factor) * convergence.power(x, 20.0, 0.7))
+            np.save(tmp_path / "kept" / f"{what} {box}.npy", (box + factor) * convergence.power(x, mass, 20.0, 0.7))
     found = convergence.changes(plan, tmp_path / "snapshot", tmp_path / "kept", 2)
-    assert found["steps"] == pytest.approx(np.array([[1 / 2] * 5, [1 / 3] * 5]), rel=1e-6)
-    assert found["softening"] == pytest.approx(np.array([[1 / 4] * 5, [1 / 5] * 5]), rel=1e-6)
+    assert found["steps"] == pytest.approx(np.array([[1 / 4] * 5, [1 / 2] * 5]), rel=1e-6)
+    assert found["softening"] == pytest.approx(np.array([[1 / 6] * 5, [1 / 4] * 5]), rel=1e-6)
 
 
 def test_the_gate_of_the_spectra_is_the_worst_band_of_the_mean_over_boxes(tmp_path, monkeypatch):
@@ -54,10 +59,10 @@ def test_the_gate_of_the_spectra_is_the_worst_band_of_the_mean_over_boxes(tmp_pa
         return {"steps": steps, "softening": 1 + 10 * (steps - 1)}
 
     monkeypatch.setattr(convergence, "changes", changes)
-    monkeypatch.setattr(evolved.dynamics, "conserved", lambda: (0.001, 1e-8))
-    table, (_, more) = Table(), evolved.overrides(7, 11)[0]
-    found = evolved.gravity_gates(table, tmp_path, more)
-    assert asked == [(4, tmp_path / "snapshot", tmp_path / "P(k)")] and found["steps"][0][3] == 1.2
+    monkeypatch.setattr(evolved.dynamics, "conserved", lambda plan: (0.001, 1e-8))
+    table = Table()
+    found = evolved.gravity_gates(table, tmp_path, Plan(read_config(evolved.CONFIG, evolved.overrides(7, 11))))
+    assert asked == [(7, tmp_path / "snapshot", tmp_path / "P(k)")] and found["steps"][0][3] == 1.2
     rows = [row for row in table.rows if row["group"] == "P(k)"]
     assert [row["value"] for row in rows] == pytest.approx([0.01, 0.01, 0.1, 0.1])
     assert [row["error"] for row in rows] == pytest.approx([0.02, 0.01, 0.2, 0.1]) and [row["holds"] for row in rows] == [
@@ -90,10 +95,9 @@ def test_halos_are_counted_as_tinker_says():
 
 
 def test_flatness_is_the_largest_distance_of_the_distributions():
-    low, high = evolved.PARTS[0][1], evolved.PARTS[-1][2]
-    even = low * (high / low) ** ((np.arange(10) + 0.5) / 10)
-    assert evolved.flatness(even) == pytest.approx(0.05)
-    assert evolved.flatness(np.full(10, low)) == pytest.approx(1)
+    even = 1e14 * 8 ** ((np.arange(10) + 0.5) / 10)
+    assert evolved.flatness(even, 1e14, 8e14) == pytest.approx(0.05)
+    assert evolved.flatness(np.full(10, 1e14), 1e14, 8e14) == pytest.approx(1)
 
 
 def test_the_table_says_what_does_not_hold():
@@ -110,7 +114,7 @@ def test_the_table_says_what_does_not_hold():
 def test_the_mean_map_knows_nothing_of_the_inputs_and_what_it_has_is_no_skill(tmp_path):
     """Its r is the same whatever the inputs; those of another halo are held against it, not against nothing."""
     make_maps(tmp_path / "maps.h5", halos=30, npix=16, train=0.6, val=0.1, test=0.3)
-    own, other = (inference.coherence([tmp_path / "maps.h5"], shuffled, k_split=0.5)["dm"] for shuffled in (False, True))
+    own, other = (inference.coherence(tmp_path / "maps.h5", shuffled, k_split=0.5)["dm"] for shuffled in (False, True))
     assert own[2] == other[2] and own[0] > other[0] and own[1] > other[1] + 0.1
     table = Table()
     inference.gates(table, *({"dm": r} for r in ((0.8, 0.3, 0.75), (0.7, 0.02, 0.75), (0.75, 0.2, 0.75))))

@@ -184,6 +184,7 @@ def test_dry_run_touches_nothing(tmp_path, capsys):
     ("change", "said"),
     [
         ("simulate.box=100", "simulate.box is of the engine nbody"),
+        ("simulate.surroundings=300", "simulate.surroundings is of the engine nbody"),
         ("cosmology.Ob0=0", "has gas, and cosmology.Ob0 is 0"),
         ("simulate.cell=12", "simulate.cell, take at least"),
         ("simulate.particle_mass=1e13", "simulate.particle_mass, take at most"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
@@ -12,11 +13,12 @@ from hpcdiff import checked, files
 from hpcdiff.errors import UserError
 from hpcdiff.simulate import profiles
 from hpcdiff.simulate.chunks import Folder, header, stored
-from hpcdiff.simulate.nbody.evolve import State, evolve
+from hpcdiff.simulate.nbody.coarse import CoarseBoxes, also_fine, sphere_of
+from hpcdiff.simulate.nbody.evolve import FORMAT, State, evolve
 from hpcdiff.simulate.nbody.gas import Gas, settle
 from hpcdiff.simulate.nbody.gravity import gravity_of
 from hpcdiff.simulate.nbody.halos import Halo, Matter, formation, wrapped
-from hpcdiff.simulate.nbody.peak import central, sphere_of, start
+from hpcdiff.simulate.nbody.peak import central, start
 from hpcdiff.simulate.nbody.plan import COARSER, Plan
 from hpcdiff.simulate.nbody.zoom import Levels, levels
 from hpcdiff.simulate.neighbours import smoothing
@@ -29,14 +31,23 @@ SAVE_EVERY = 300.0
 """Seconds between two saves of the state of a box."""
 
 
-def run_box(plan: Plan, folder: Folder, box: int, provenance: str, threads: int, after: Callable[[State], None]) -> None:
+def run_box(
+    plan: Plan,
+    folder: Folder,
+    box: int,
+    provenance: str,
+    threads: int,
+    after: Callable[[State], None],
+    in_coarse: Callable[[State], None] | None = None,
+) -> None:
     """Evolve a box, find its halos, settle its gas, and write its chunk and its rows of the catalogue.
 
     Args:
         after: called after each step; if it raises, the state is saved first, and the next call goes on from there.
+        in_coarse: called after each step of the coarse boxes before; if it raises, the next call goes on with the one that was at work.
     """
     b, saved = plan.background, folder.draw(box)
-    gravity = gravity_of(plan.period, plan.mesh, plan.softening, b.Om0, threads, plan.device)
+    tried = saved.with_name(f"coarse_{box:06d}.json")
     last = time.monotonic()
 
     def look(state: State) -> None:
@@ -50,29 +61,51 @@ def run_box(plan: Plan, folder: Folder, box: int, provenance: str, threads: int,
             state.save(saved)
             last = time.monotonic()
 
-    state = State.load(saved) or start(plan, box, 0.0 if plan.single else sphere_of(plan, box, threads), plan.lattice)
-    of = levels(plan, state.sphere, plan.lattice)
+    state = State.load(saved)
+    if state is None:
+        state = begun(plan, box, threads, in_coarse, tried)
+        state.save(saved)
+    of = levels(plan, state.sphere, plan.lattice, state.also_fine)
     mass = of.masses(plan)
-    state = evolve(state, mass, gravity, b.Om0, plan.softening, plan.config.simulate.accuracy, keep=KEPT, after=look)
+    gravity = gravity_of(plan.period, plan.mesh, of.softened(plan.softening), b.Om0, threads, plan.device)
+    state = evolve(state, mass, gravity, b.Om0, plan.softening, plan.config.simulate.accuracy, keep=KEPT, after=look, fine=of.is_fine())
     phi = (100 * b.h) ** 2 * gravity.potential(state.x, mass)
     matter = Matter(state.x, mass, phi, plan.period, b, threads)
     halos = matter.halos(SMALLEST * plan.m_dm, of.is_fine())
-    if not halos:
+    chosen = _chosen(plan, halos, matter, of.began_in(plan, state.sphere))
+    if not halos or None in chosen:
         how = "take another run.seed or lighter particles"
-        raise UserError(f"nothing of {SMALLEST} particles has collapsed in box {box}", "simulate", how)
+        raise UserError(
+            f"nothing of {SMALLEST} particles has collapsed {'in' if plan.single else 'at the peak of'} box {box}", "simulate", how
+        )
     formed = [_formed(plan, state, matter, halo) for halo in halos]
     each = list(zip(halos, formed, retentions(plan.seed, box, len(halos)), strict=True))
-    h, gas = _settled(plan, of, state.x, phi, each, threads)
-    chosen = _chosen(plan, halos)
+    h, gas = _settled(plan, of, of.apart(state.x), of.apart(phi), each, threads)
     shift = plan.corner(box) + (0 if plan.single else plan.cell / 2 - halos[chosen[0]].centre)
     _write_rows(plan, folder, box, matter, of, [each[i] for i in chosen], shift, gas, state)
     _write_chunk(plan, folder, box, provenance, state, of, shift, h, gas)
     files.remove(saved)
+    files.remove(tried)
+
+
+def begun(plan: Plan, box: int, threads: int, in_coarse: Callable[[State], None] | None = None, tried: Path | None = None) -> State:
+    """A box at the scale factor that it begins with, after the coarse boxes that say how large its peak must be; what they gave is kept in the file `tried`."""
+    if plan.single:
+        return start(plan, box, 0.0, plan.lattice)
+    coarse = CoarseBoxes(plan, box, threads, in_coarse, tried)
+    sphere = sphere_of(coarse)
+    return start(plan, box, sphere, plan.lattice, also_fine(coarse, sphere))
 
 
 def retentions(seed: int, box: int, n: int) -> np.ndarray:
     """How much more gas each of the n halos of a box kept than others of its mass, in standard deviations (n,)."""
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, box, 11]))).standard_normal(n)
+
+
+def in_cell(plan: Plan, x: np.ndarray, middle: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which particles the cell about a point of the box has: all, or those of a cube in a wider box; and where all are about it, Mpc (n, 3)."""
+    away = wrapped(x - middle, plan.period)
+    return (np.flatnonzero((np.abs(away) < plan.cell / 2).all(axis=1)) if plan.zoomed else np.arange(len(x))), away
 
 
 def _formed(plan: Plan, state: State, matter: Matter, halo: Halo) -> float:
@@ -92,12 +125,12 @@ def _settled(plan: Plan, of: Levels, x: np.ndarray, phi: np.ndarray, halos: list
     return h, Gas(*(np.concatenate([getattr(gas, name) for gas in parts]) for name in ("mass", "density", "energy")))
 
 
-def _chosen(plan: Plan, halos: list[Halo]) -> list[int]:
-    """Which halos go into the catalogue: of the one box those in `mass_range`, else the heaviest near the peak."""
+def _chosen(plan: Plan, halos: list[Halo], matter: Matter, sphere: np.ndarray) -> list[int | None]:
+    """Which halos go into the catalogue: of the one box those in `mass_range`, else the one that the sphere has become, None if there is none."""
     low, high = plan.config.simulate.mass_range
     if plan.single:
         return [i for i, h in enumerate(halos) if low <= h.mass_200m <= high]
-    return [central(halos, plan.period)]
+    return [central(halos, matter, sphere)]
 
 
 def _smoothing(x: np.ndarray, side: float, densities: bool, threads: int) -> tuple[np.ndarray, np.ndarray | None]:
@@ -118,7 +151,8 @@ def _write_rows(plan, folder, box, matter, of: Levels, chosen, shift, gas: Gas, 
     """The halos' rows of the catalogue, until all boxes are there."""
     b, rows = plan.background, []
     for halo, formed, retention in chosen:
-        r = np.linalg.norm(wrapped(state.x[of.n :] - halo.centre, plan.period), axis=1)
+        r = np.linalg.norm(wrapped(state.x - halo.centre, plan.period), axis=1)
+        mass, there = of.masses(plan), r < halo.radius_200m
         rows.append(
             {
                 "position": (halo.centre + shift) % plan.side,
@@ -130,35 +164,31 @@ def _write_rows(plan, folder, box, matter, of: Levels, chosen, shift, gas: Gas, 
                 "radius_200c": halo.radius_200c,
                 "concentration_200m": matter.concentration(halo, 3 * plan.softening),
                 "formation_scale_factor": formed,
-                "gas_fraction": float(gas.mass[r < halo.radius_200m].sum() / halo.mass_200m * b.Om0 / b.Ob0),
+                "gas_fraction": float(gas.mass[of.apart(there)[of.n :]].sum() / halo.mass_200m * b.Om0 / b.Ob0),
                 "retention": retention,
                 "target_mass": 0.0 if plan.single else float(plan.mass[box]),
                 "steps": float(state.steps),
+                **({"coarse_fraction": float(mass[there & ~of.is_fine()].sum() / mass[there].sum())} if plan.zoomed else {}),
             }
         )
     path = folder.rows(box)
     temporary = path.with_suffix(".tmp")
     with open(temporary, "wb") as f:
-        np.savez(f, **{name: np.array([row[name] for row in rows]) for name in (rows[0] if rows else ())})
+        np.savez(f, format=FORMAT, **{name: np.array([row[name] for row in rows]) for name in (rows[0] if rows else ())})
     files.sync(temporary)
     os.replace(temporary, path)
 
 
 def _write_chunk(plan, folder, box, provenance, state: State, of: Levels, shift, h: np.ndarray, gas: Gas) -> None:
-    """What lies in the box's cell: all, or the cell's cube about the cluster in a wider box."""
+    """What lies in the box's cell."""
     kpc, unit = 1e3 * plan.background.h, 1e10 / plan.background.h  # per Mpc; Msun
     path, n = folder.chunk(box), plan.n_box
     temporary = path.with_name(path.name + ".tmp")
-    corner, mass = plan.corner(box), of.masses(plan)
+    middle, mass = plan.corner(box) + plan.cell / 2, of.masses_apart(plan)
     mass[of.n :] = gas.mass
-    there = np.arange(2 * of.n)
-    if plan.zoomed:
-        middle = corner + plan.cell / 2
-        inside = middle + wrapped(state.x + shift - middle, plan.period)
-        there = np.flatnonzero((np.abs(inside - middle) < plan.cell / 2).all(axis=1))
-    else:
-        inside = corner + (state.x + shift - corner) % plan.cell
-    speed = 100 * plan.background.h * state.p  # a^2 dx/dt today: peculiar velocities, km/s
+    there, away = in_cell(plan, of.apart(state.x), middle - shift)
+    inside = (middle + away) % plan.side
+    speed = 100 * plan.background.h * of.apart(state.p)  # a^2 dx/dt today: peculiar velocities, km/s
     inside[inside >= plan.side] = 0.0
     dm, own = there[there < of.n], there[there >= of.n]
     with checked.create(temporary) as f:

@@ -15,10 +15,12 @@ from hpcdiff.checked import DAMAGED
 from hpcdiff.simulate.nbody import growth
 from hpcdiff.simulate.nbody.gravity import Gravity
 
+FORMAT = 2
+"""Of what a run keeps of unfinished boxes, and of finished ones until all are there; what has another is made anew."""
 LONGEST = 0.02
 """Longest step in ln a."""
-FASTEST = 99.0
-"""The step follows this percentile of the accelerations."""
+FASTEST, FASTEST_FINE = 99.0, 98.0
+"""The step follows this percentile of the accelerations; of the fine particles alone where there are coarser ones, and a sixth of them is the cluster."""
 
 
 @dataclass
@@ -29,7 +31,7 @@ class State:
         a: scale factor. steps: how many were made.
         x: positions within the box, comoving Mpc; p: a^2 dx/dt, Mpc H0; float64 (n, 3) each.
         kept: scale factor and positions, float32, at each of the times to be kept so far.
-        sphere: mass of the overdense sphere that the cluster is made from, Msun.
+        sphere: mass of the overdense sphere that the cluster is made from, Msun. also_fine: coarse cells that hold fine particles beside those of its region (`zoom`).
     """
 
     a: float
@@ -38,25 +40,27 @@ class State:
     steps: int = 0
     kept: tuple[tuple[float, np.ndarray], ...] = ()
     sphere: float = 0.0
+    also_fine: np.ndarray | None = None
 
     def save(self, path: Path) -> None:
         """Write the state whole or not at all."""
         temporary = path.with_suffix(".tmp")
-        arrays = {f"kept{i}": x for i, (_, x) in enumerate(self.kept)}
+        arrays = {f"kept{i}": x for i, (_, x) in enumerate(self.kept)} | ({} if self.also_fine is None else {"also_fine": self.also_fine})
         with open(temporary, "wb") as f:
-            np.savez(
-                f, a=self.a, steps=self.steps, sphere=self.sphere, x=self.x, p=self.p, times=np.array([a for a, _ in self.kept]), **arrays
-            )
+            times = np.array([a for a, _ in self.kept])
+            np.savez(f, format=FORMAT, a=self.a, steps=self.steps, sphere=self.sphere, x=self.x, p=self.p, times=times, **arrays)
         files.sync(temporary)
         os.replace(temporary, path)
 
     @classmethod
     def load(cls, path: Path) -> State | None:
-        """Read what `save` wrote; None if there is none, or it is damaged."""
+        """Read what `save` wrote; None if there is none, it is damaged, or another version of the program wrote it."""
         try:
             with np.load(path) as f:
+                if int(f["format"]) != FORMAT:
+                    return None
                 kept = tuple((float(a), f[f"kept{i}"]) for i, a in enumerate(f["times"]))
-                return cls(float(f["a"]), f["x"], f["p"], int(f["steps"]), kept, float(f["sphere"]))
+                return cls(float(f["a"]), f["x"], f["p"], int(f["steps"]), kept, float(f["sphere"]), f.get("also_fine"))
         except DAMAGED:
             return None
 
@@ -72,6 +76,7 @@ def evolve(
     keep: tuple[float, ...] = (),
     after: Callable[[State], None] | None = None,
     longest: float = LONGEST,
+    fine: np.ndarray | None = None,
 ) -> State:
     """Evolve the particles to the scale factor `until`.
 
@@ -82,10 +87,13 @@ def evolve(
         mass: of the particles, any unit, (n,).
         keep: scale factors after which the positions are kept.
         after: called after each step; what it raises ends the run.
+        fine: bool (n,), the particles whose accelerations the step follows; all if not given.
     """
     force = gravity.forces(state.x, mass)
+    fine = np.ones(len(state.x), bool) if fine is None else fine
+    share = FASTEST if fine.all() else FASTEST_FINE
     while state.a < until:
-        pull = np.percentile(np.linalg.norm(force, axis=1), FASTEST) / state.a**3  # d2x/dt2
+        pull = np.percentile(np.linalg.norm(force[fine], axis=1), share) / state.a**3  # d2x/dt2
         step = accuracy * math.sqrt(2 * softening / max(pull, 1e-30)) * float(growth.efunc(state.a, Om0))
         step = min(step, longest)
         left = math.log(until / state.a)

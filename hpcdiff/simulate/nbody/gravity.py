@@ -10,7 +10,7 @@ import numpy as np
 from hpcdiff.simulate.nbody.split import SPLIT
 
 
-def gravity_of(side: float, mesh: int, softening: float, Om0: float, threads: int, device: str) -> Gravity:
+def gravity_of(side: float, mesh: int, softening: float | np.ndarray, Om0: float, threads: int, device: str) -> Gravity:
     """The gravity of a box on a device: compiled loops on `cpu`, else torch on the device of that name."""
     if device == "cpu":
         return Gravity(side, mesh, softening, Om0, threads)
@@ -25,12 +25,12 @@ class Gravity:
     Args:
         side: of the box, comoving Mpc.
         mesh: cells a side of the mesh, at least 24.
-        softening: eps, comoving Mpc, see `split`.
+        softening: eps of all particles or of each (n,), comoving Mpc, see `split`.
         Om0: matter density today over the critical one.
         threads: of the transforms and the pairs.
     """
 
-    def __init__(self, side: float, mesh: int, softening: float, Om0: float, threads: int = 1) -> None:
+    def __init__(self, side: float, mesh: int, softening: float | np.ndarray, Om0: float, threads: int = 1) -> None:
         from hpcdiff.simulate.nbody.mesh import Mesh  # here, as a run on a GPU has no need of numba
         from hpcdiff.simulate.nbody.pairs import Pairs
 

@@ -22,15 +22,15 @@ class Pairs:
     Args:
         side: of the box, comoving Mpc.
         split: r_s of the force split, Mpc; `REACH` of it at most a third of the box.
-        softening: eps, Mpc: three of it are the radius of the ball that stands for a particle (`split`), at most the reach of a pair.
+        softening: eps, Mpc, of all particles or of each (n,): three of it are the radius of the ball that stands for a particle (`split`), at most the reach of a pair.
     """
 
-    def __init__(self, side: float, split: float, softening: float) -> None:
+    def __init__(self, side: float, split: float, softening: float | np.ndarray) -> None:
         self.side, self.split, self.softening = side, split, softening
         self.reach = REACH * split
         self.n, self.deep = (int(side / self.reach * cells) for cells in (COLUMNS, LAYERS))
         assert self.n > 2 * COLUMNS, "the box is too small for the mesh"
-        assert BALL * softening <= self.reach, "beyond the reach of the pairs nothing is softened"
+        assert BALL * np.max(softening) <= self.reach, "beyond the reach of the pairs nothing is softened"
 
     def _sorted(self, x: np.ndarray, mass: np.ndarray):
         i, j, k = (np.minimum((x[:, a] * (n / self.side)).astype(np.int64), n - 1) for a, n in enumerate((self.n, self.n, self.deep)))
@@ -38,13 +38,14 @@ class Pairs:
         order = np.argsort(cell, kind="stable")
         first = np.concatenate([[0], np.cumsum(np.bincount(cell, minlength=self.n**2 * self.deep))])
         columns = [np.ascontiguousarray(x[order, a], np.float32) for a in range(3)]
-        return order, first, *columns, mass[order].astype(np.float32)
+        ball2 = np.broadcast_to((BALL * np.asarray(self.softening)) ** 2, len(x))[order].astype(np.float32)
+        return order, first, *columns, mass[order].astype(np.float32), ball2
 
     def sums(self, over, x: np.ndarray, mass: np.ndarray, coefficients: np.ndarray, columns: int) -> np.ndarray:
         """What `over` (of `over_slices`) sums for each particle, float64 (n, columns)."""
         order, *rest = self._sorted(x, mass)
         out, back = np.empty((len(x), columns)), np.empty((len(x), columns))
-        over(*rest, self.n, self.deep, self.side, self.reach, self.softening, tuple(coefficients), out)
+        over(*rest, self.n, self.deep, self.side, self.reach, tuple(coefficients), out)
         back[order] = out
         return back
 
@@ -95,7 +96,7 @@ def _smooth(t, p):
 
 @compiled(fastmath=True)
 def _ball_pull(v2):
-    """Pull of the softening's ball over r and times its radius cubed, at v2 = (r/R)^2 <= 1."""
+    """Pull of the softening's ball over r and times its radius cubed, at v2 = (r/R)^2 <= 1; at 1 a point's."""
     w = np.float32(1) - np.sqrt(v2)
     outer = np.float32(6) + w * (np.float32(10) + w * (np.float32(15) + w * np.float32(-21)))
     return np.float32(1) + w * (np.float32(3) + w * outer)
@@ -109,16 +110,15 @@ def _ball_depth(v2):
 
 
 @compiled(fastmath=True)
-def _pull(x, y, z, m, px, py, pz, ball2, reach2, p):
-    """Pull of the particles of one slice on the point (px, py, pz)."""
+def _pull(x, y, z, m, b, px, py, pz, ball2, reach2, p):
+    """Pull of the particles of one slice, with balls of radii^2 b, on the point (px, py, pz) with one of radius^2 ball2."""
     ax = ay = az = np.float32(0)
     one, two = np.float32(1), np.float32(2) / reach2
-    per_ball = one / ball2
     for j in range(len(x)):
         dx, dy, dz = x[j] - px, y[j] - py, z[j] - pz
         r2 = dx * dx + dy * dy + dz * dz
-        s = one / np.sqrt(max(r2, ball2))
-        f = m[j] * (s * s * s * _ball_pull(min(r2 * per_ball, one)) - _smooth(r2 * two - one, p))
+        s = one / np.sqrt(max(r2, max(ball2, b[j])))
+        f = m[j] * (s * s * s * _ball_pull(r2 * s * s) - _smooth(r2 * two - one, p))
         f = f if r2 < reach2 else np.float32(0)
         ax += f * dx
         ay += f * dy
@@ -127,15 +127,15 @@ def _pull(x, y, z, m, px, py, pz, ball2, reach2, p):
 
 
 @compiled(fastmath=True)
-def _depth(x, y, z, m, px, py, pz, ball2, reach2, p):
-    """Potential of the particles of one slice at the point (px, py, pz), negative."""
+def _depth(x, y, z, m, b, px, py, pz, ball2, reach2, p):
+    """Potential of the particles of one slice at the point (px, py, pz), negative; as `_pull`."""
     out = np.float32(0)
     one, two = np.float32(1), np.float32(2) / reach2
-    per_ball = one / ball2
     for j in range(len(x)):
         dx, dy, dz = x[j] - px, y[j] - py, z[j] - pz
         r2 = dx * dx + dy * dy + dz * dz
-        f = m[j] * (_ball_depth(min(r2 * per_ball, one)) / np.sqrt(max(r2, ball2)) - _smooth(r2 * two - one, p))
+        s = one / np.sqrt(max(r2, max(ball2, b[j])))
+        f = m[j] * (s * _ball_depth(r2 * s * s) - _smooth(r2 * two - one, p))
         out -= f if r2 < reach2 else np.float32(0)
     return (out,)
 
@@ -144,17 +144,17 @@ def over_slices(of_slice):
     """The compiled sum of what `of_slice` gives for each slice within reach of each particle, into the columns of `out`."""
 
     @compiled(parallel=True)
-    def sums(first, x, y, z, m, n, deep, side, reach, softening, p, out):
-        ball2, reach2 = np.float32((BALL * softening) ** 2), np.float32(reach**2)
+    def sums(first, x, y, z, m, b, n, deep, side, reach, p, out):
+        reach2 = np.float32(reach**2)
         for piece in prange(PIECES):
             starts, ends, shifts = np.empty(MOST, np.int64), np.empty(MOST, np.int64), np.empty((MOST, 3), np.float32)
             for block in range(piece * BLOCK, len(x), PIECES * BLOCK):
                 for i in range(block, min(block + BLOCK, len(x))):
                     out[i] = 0.0
                     for s in range(_slices(first, n, deep, side, reach, x[i], y[i], z[i], starts, ends, shifts)):
-                        a, b = starts[s], ends[s]
+                        at = slice(starts[s], ends[s])
                         px, py, pz = x[i] - shifts[s, 0], y[i] - shifts[s, 1], z[i] - shifts[s, 2]
-                        one = of_slice(x[a:b], y[a:b], z[a:b], m[a:b], px, py, pz, ball2, reach2, p)
+                        one = of_slice(x[at], y[at], z[at], m[at], b[at], px, py, pz, b[i], reach2, p)
                         for k in range(len(one)):
                             out[i, k] += one[k]
 

@@ -20,18 +20,20 @@ LEAST_LATTICE, MOST_LATTICE = 8, 1024
 """Particles of a type along the side of a box."""
 LEAST_PARTICLES = 100
 """Least dark-matter particles of the least massive cluster."""
-LARGEST = 0.38
-"""Largest cluster over the mass of its box: the sphere that it was made from reaches nine tenths of the way to the walls."""
+LARGEST, LARGEST_ZOOMED = 0.38, 0.078
+"""Largest cluster over the mass of its box: the sphere that it was made from reaches nine tenths of the way to the walls; with a region of its own that does."""
 YIELD = 0.8
 """M200m over the mass of the sphere whose linear overdensity is 1.686 (measured on clusters of 1e14 to 1e15)."""
 SOFTEST = 0.4
-"""Largest softening over the particles' spacing: the ball of three softenings lies within the reach of the pairs."""
+"""Largest softening over the particles' spacing: the ball of three softenings lies within the reach of the pairs, also where coarse particles have twice the softening."""
 COARSER = 2
 """Spacing of the coarse particles over that of the fine ones, where a cluster has its own region in a wider box."""
 REGION = 1.75
 """Radius of that region over that of the overdense sphere."""
-SECONDS = 7e-6
-"""Core seconds of a step over the particles of a type, measured on a server's core with lattices of 30^3 and 42^3."""
+LEAST_CELL = 5.0
+"""Side of a cell that is cut out of a wider box over R200m of the heaviest cluster."""
+SECONDS, SECONDS_ZOOMED = 7e-6, 1e-5
+"""Core seconds of a step over the particles of a type, coarse boxes included, measured on a server's cores with lattices of 30^3 and 42^3; of 80^3 with surroundings."""
 FORCES_ON = {"cpu": "the CPU", "cuda": "a GPU (the time below is a CPU's)", "auto": "GPUs if every rank has one"}
 """`simulate.device` in words."""
 BYTES_OF_PARTICLE = 700
@@ -40,7 +42,7 @@ BYTES_OF_START = 300
 """Memory of a lattice point while initial conditions are made."""
 BYTES_OF_MESH = 26
 """Memory of a mesh cell."""
-BYTES_OF_CHUNK = 60 + 52
+BYTES_OF_CHUNK = 64 + 52
 """Bytes on disk of a gas and a dark-matter particle."""
 BYTES_OF_STATE = 2 * (24 + 24 + 8 * 12)
 """Bytes on disk of a gas and a dark-matter particle in a saved state."""
@@ -54,8 +56,9 @@ class Plan:
         boxes: how many; cell: side of what the snapshot has of each; n_side: cells along the side of the snapshot; side: of the snapshot, comoving Mpc.
         period: side of the periodic box that is evolved, comoving Mpc. zoomed: it is wider than the cell, and coarser around the cluster's region.
         lattice: particles of a type along the side of a box. mesh: cells of the gravity mesh along it. softening: comoving Mpc.
-        m_dm, m_gas: particle masses, Msun.
+        m_dm, m_gas: particle masses, Msun; heaviest: dark-matter particle that the least massive cluster allows.
         mass: target M200m of each box, Msun, (boxes,); empty for the one box.
+        shares, shares_in_cell: particles of each box, and of its cell, over n_box, about; most: of a box, where a cluster needs twice the usual region.
         n_box, n_total: particles of each type in a box and in all, at most where zoomed. blocks: what each chunk file holds: the number of its box.
     Raises:
         UserError: there are no baryons, the box cannot hold the masses, or particles are too heavy or too many.
@@ -75,9 +78,15 @@ class Plan:
         if self.zoomed:
             self.period = float(simulate.surroundings)
             if self.single or self.period <= self.cell:
-                how = "leave it out" if self.single else f"take more than {self.cell:g} Mpc, or leave it out"
+                how = "set it to null" if self.single else f"take more than {self.cell:g} Mpc, or null for none"
                 what = "one periodic box has no" if self.single else f"the cell of {self.cell:g} Mpc is not smaller than its"
                 raise UserError(f"{what} surroundings", "simulate.surroundings", how)
+            need = LEAST_CELL * float(b.radius(simulate.mass_range[1]))
+            if self.cell < need:
+                what = (
+                    f"a cluster of {simulate.mass_range[1]:.3g} Msun with what is around it does not fit into a cell of {self.cell:.4g} Mpc"
+                )
+                raise UserError(what, "simulate.cell", f"take at least {math.ceil(need * 10) / 10} Mpc, or lower masses")
         rho = b.rho_mean(component="dm") * self.period**3
         self.lattice = self.whole(np.cbrt(rho / simulate.particle_mass))
         where = "simulate.particle_mass"
@@ -87,32 +96,42 @@ class Plan:
             raise UserError(f"a box of {self.period:g} Mpc would have {self.lattice}^3 particles", where, how)
         self.m_dm, self.m_gas = (b.rho_mean(component=kind) * self.period**3 / self.lattice**3 for kind in ("dm", "gas"))
         low, high = simulate.mass_range
-        self.engine = gated.engine(config, self.m_dm, high / (b.rho_mean() * self.period**3))
-        if low * (1 - c.Ob0 / c.Om0) < LEAST_PARTICLES * self.m_dm:
-            how = f"take at most {low * (1 - c.Ob0 / c.Om0) / LEAST_PARTICLES:.3g}"
+        self.engine = gated.engine(config, self.m_dm)
+        self.heaviest = low * (1 - c.Ob0 / c.Om0) / LEAST_PARTICLES
+        if self.m_dm > self.heaviest:
+            how = f"take at most {self.heaviest:.3g}"
             raise UserError(f"a cluster of {low:.3g} Msun would have fewer than {LEAST_PARTICLES} particles of {self.m_dm:.3g}", where, how)
-        most = LARGEST * b.rho_mean() * self.period**3
+        largest = LARGEST_ZOOMED if self.zoomed else LARGEST
+        most = largest * b.rho_mean() * self.period**3
         if not self.single and high > most:
-            need = math.ceil(10 * np.cbrt(high / LARGEST / b.rho_mean())) / 10
+            need = math.ceil(10 * np.cbrt(high / largest / b.rho_mean())) / 10
             how = f"take at least {need} Mpc, or masses up to {most:.3g} Msun"
             where = "simulate.surroundings" if self.zoomed else "simulate.cell"
             raise UserError(f"a box of {self.period:g} Mpc cannot hold a cluster of {high:.3g} Msun", where, how)
         self.mesh = self.mesh_of(self.lattice)
         kpc = simulate.softening
         self.softening = kpc / 1e3 if kpc else SOFTENING * max(1.0, float(np.cbrt(self.m_dm / SPARSE)))
-        if self.softening > SOFTEST * self.period / self.lattice:
-            how = f"take at most {1e3 * SOFTEST * self.period / self.lattice:.3g} kpc"
+        softest = SOFTEST * self.period / self.lattice
+        if self.softening > softest:
+            how = f"take at most {1e3 * softest:.3g} kpc"
             raise UserError(
                 f"a softening of {1e3 * self.softening:.3g} kpc is more than the forces' split allows", "simulate.softening", how
             )
         self.n_box = self.lattice**3
         self.n_total = self.n_box * self.boxes
-        region = min(REGION**3 * high / YIELD / (b.rho_mean() * self.period**3), 1.0) if self.zoomed else 1.0
-        self.share = region + (1 - region) / COARSER**3  # particles of the heaviest cluster's box over n_box, about
         self.blocks = list(range(self.boxes))
         rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, 2**32 - 3])))
         strata = (rng.permutation(self.boxes) + rng.random(self.boxes)) / self.boxes
         self.mass = np.empty(0) if self.single else low * (high / low) ** strata
+        self.shares, self.shares_in_cell = self._shares(1.0)
+        self.most = float(self._shares(2.0)[0].max())
+
+    def _shares(self, wider: float) -> tuple[np.ndarray, np.ndarray]:
+        region = np.ones(self.boxes)
+        if self.zoomed:
+            region = np.minimum(wider * REGION**3 * self.mass / YIELD / (self.background.rho_mean() * self.period**3), 1.0)
+        coarse = (1 - region) / COARSER**3
+        return region + coarse, region + coarse * (self.cell / self.period) ** 3
 
     def whole(self, number: float, up: bool = False) -> int:
         """The nearest number of particles along the side of a box that a lattice can have, or the next higher one."""
@@ -134,7 +153,7 @@ class Plan:
     def core_hours(self) -> float:
         """About how long all boxes take together: steps are as many as was measured for clusters of 2e14 to 1e15 Msun."""
         steps = 160 + 60 * (0.3 / self.config.simulate.accuracy) * (0.176 / self.softening)
-        return self.n_total * self.share * steps * SECONDS / 3600
+        return self.n_box * float(self.shares.sum()) * steps * (SECONDS_ZOOMED if self.zoomed else SECONDS) / 3600
 
     def corner(self, box: int) -> np.ndarray:
         """Lower corner of a box in the snapshot, comoving Mpc, (3,)."""
@@ -142,18 +161,45 @@ class Plan:
 
     def disk_bytes(self) -> int:
         """Bytes of the snapshot and of one unfinished box; each further rank has one more."""
-        return int(self.share * (self.n_total * BYTES_OF_CHUNK + self.n_box * BYTES_OF_STATE)) + 2**16 * self.boxes
+        return self._chunk_bytes() + int(self.most * self.n_box * BYTES_OF_STATE) + 2**16 * self.boxes
+
+    def _chunk_bytes(self) -> int:
+        return int(self.n_box * float(self.shares_in_cell.sum()) * BYTES_OF_CHUNK)
 
     def memory_bytes(self) -> int:
         """Bytes of one rank at most."""
-        return int(self.n_box * max(self.share * BYTES_OF_PARTICLE, BYTES_OF_START)) + self.mesh**3 * BYTES_OF_MESH + 250_000_000
+        return self._memory_of(self.lattice)
+
+    def _memory_of(self, lattice: int) -> int:
+        return (
+            int(lattice**3 * max(self.most * BYTES_OF_PARTICLE, BYTES_OF_START)) + self.mesh_of(lattice) ** 3 * BYTES_OF_MESH + 250_000_000
+        )
 
     def fitting(self, free: float) -> str:
         """What would fit into this much memory (bytes) of a rank."""
-        n = 2 * int(np.cbrt(max(free - 250e6, 0) / (BYTES_OF_PARTICLE + MESH**3 * BYTES_OF_MESH)) / 2)
-        if n < LEAST_LATTICE:
+        n = self.lattice
+        while n >= LEAST_LATTICE and self._memory_of(n) > free:
+            n -= self.whole(1, up=True)
+        heavier = self.m_dm * (self.lattice / max(n, 1)) ** 3
+        if n < LEAST_LATTICE or heavier > self.heaviest:
             return "take fewer ranks a node"
-        return f"take fewer ranks a node, or simulate.particle_mass of at least {self.m_dm * (self.lattice / n) ** 3:.3g}"
+        return f"take fewer ranks a node, or simulate.particle_mass of at least {heavier:.3g}"
+
+    def _too_wide(self) -> list[str]:
+        """That the maps of this config show more than a cluster's cell, if they do."""
+        project, views = self.config.project, self.config.project.views
+        sides = [project.width, *(project.depth.values() if isinstance(project.depth, dict) else [project.depth])]
+        if self.single or any(isinstance(side, str) for side in sides):
+            return []
+        width, depth = sides[0], max(sides[1:])
+        turned = views.mode == "flat_mass" or views.sightlines > 1
+        across = math.sqrt(2 * width**2 + depth**2) if turned else max(width, depth)
+        if across <= self.cell:
+            return []
+        what = (
+            f"the maps of this config reach {across / 2:.3g} Mpc from a cluster, beyond its cell: what is there belongs to other clusters"
+        )
+        return [f"{what}; take simulate.cell of at least {across:.3g}, or smaller project.width and project.depth"]
 
     def lines(self) -> list[str]:
         """The plan in words, for `--dry-run`."""
@@ -162,13 +208,14 @@ class Plan:
         number = f"{self.lattice}^3 particles of each type in a box"
         if self.zoomed:
             masses = f", of which {self.cell:g} Mpc are kept{masses}"
-            number = f"a lattice of {self.lattice}^3, its points about a cluster particles of each type, {COARSER**3} points one coarse particle elsewhere"
+            number = f"fine particles of a lattice of {self.lattice}^3 about each cluster, elsewhere one coarse particle for {COARSER**3} of each type"
         return [
             f"{what} of {self.period:g} Mpc{masses}",
             f"{number}: dark matter {self.m_dm:.4g} Msun, gas {self.m_gas:.4g} Msun",
             f"gravity mesh {self.mesh}^3, softening {1e3 * self.softening:.3g} kpc, forces on {FORCES_ON[self.device]}",
-            f"{self.boxes} chunk files, {self.share * self.n_total * BYTES_OF_CHUNK / 1e9:.3g} GB ({self.disk_bytes() / 1e9:.3g} GB while at work)",
+            f"{self.boxes} chunk files, {self._chunk_bytes() / 1e9:.3g} GB ({self.disk_bytes() / 1e9:.3g} GB while at work)",
             f"about {self.core_hours() * 60 / self.boxes:.2g} core minutes a box, {self.core_hours():.2g} core hours in all",
             f"memory {self.memory_bytes() / 1e9:.2g} GB a rank",
+            *self._too_wide(),
             f"engine: {self.engine}; docs/simulation.md says what may be claimed with it",
         ]

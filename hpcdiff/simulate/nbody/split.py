@@ -5,7 +5,7 @@ L = (1 - erfc(u) - 2u/sqrt(pi) exp(-u^2)) / r^3 and u = r/(2 r_s). L is smooth i
 
 S is the pull of a ball of radius R = 3 eps with the density of Wendland's C2 function (Wendland 1995; as softening: Schaller et al. 2024): with
 w = 1 - r/R, S = (1 + 3 w + 6 w^2 + 10 w^3 + 15 w^4 - 21 w^5) / R^3, and beyond R a point's, 1/r^3. Written so nothing cancels. Its depth,
-(1 + w + w^2 + w^3 + w^4 + w^5 - 6 w^6 + 3 w^7) / R, is in the middle that of Plummer's sphere of this eps.
+(1 + w + w^2 + w^3 + w^4 + w^5 - 6 w^6 + 3 w^7) / R, is in the middle that of Plummer's sphere of this eps. Of two particles with different eps the larger counts.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ def potential_polynomial(split: float) -> np.ndarray:
     return _POTENTIAL * np.float32(1 / (2 * split))
 
 
-def own_depth(split: float, softening: float) -> float:
-    """The short-range potential of a unit mass at its own place, 1/Mpc, positive: a sum over all pairs has it in it."""
+def own_depth(split: float, softening: np.ndarray | float) -> np.ndarray | float:
+    """The short-range potential of a unit mass at its own place, 1/Mpc, positive, for this softening or each of these: a sum over all pairs has it in it."""
     return 3 / (BALL * softening) - float(_long_potential(np.zeros(1))[0]) / (2 * split)
 
 

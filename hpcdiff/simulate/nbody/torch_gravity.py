@@ -45,13 +45,19 @@ class TorchGravity(Gravity):
     """
 
     def __init__(
-        self, side: float, mesh: int, softening: float, Om0: float, device: str | torch.device = "cpu", compiled: bool | None = None
+        self,
+        side: float,
+        mesh: int,
+        softening: float | np.ndarray,
+        Om0: float,
+        device: str | torch.device = "cpu",
+        compiled: bool | None = None,
     ) -> None:
         self.side, self.strength, self.device = float(side), 1.5 * float(Om0), torch.device(device)
         self.split = SPLIT * self.side / mesh
         with enough_memory(self.device):
             self.mesh = TorchMesh(self.side, mesh, self.split, self.strength, self.device)
-            self.pairs = TorchPairs(self.side, self.split, float(softening), self.device, compiled)
+            self.pairs = TorchPairs(self.side, self.split, softening, self.device, compiled)
 
     def _threads(self) -> None:
         """Nothing: torch has its own."""

@@ -29,13 +29,14 @@ class Tiles:
 
     Attributes:
         order: which particles a tile has, int64 (T, 64); from n on they are copies.
-        x: float32 (T, 3, 64). mass: float32 (T, 64).
+        x: float32 (T, 3, 64). mass, ball2: float32 (T, 64); ball2: R^2 of the softening's ball, Mpc^2.
         boxes: of each level of the tree its parts' lower and upper corners (parts, 3) and into how many each part was cut; the last are the tiles.
     """
 
     order: Tensor
     x: Tensor
     mass: Tensor
+    ball2: Tensor
     boxes: list[tuple[Tensor, Tensor, int]]
 
 
@@ -48,11 +49,12 @@ def factors(n: int) -> list[int]:
     return found
 
 
-def tiled(x: Tensor, mass: Tensor) -> Tiles:
-    """Cut particles, x (n, 3) and mass (n,), again and again across the longest side of what they fill, into parts of equal numbers."""
+def tiled(x: Tensor, mass: Tensor, ball2: Tensor) -> Tiles:
+    """Cut particles, x (n, 3), mass and ball2 (n,), again and again across the longest side of what they fill, into parts of equal numbers."""
     n, cuts = len(x), factors(-(-len(x) // TILE))
     size = TILE * int(np.prod(cuts, dtype=int))
-    x = x.float()[torch.arange(size, device=x.device) % n]
+    repeated = torch.arange(size, device=x.device) % n
+    x, ball2 = x.float()[repeated], ball2.float()[repeated]
     mass = torch.cat([mass.float(), mass.new_zeros(size - n, dtype=torch.float32)])
     order, boxes = torch.arange(size, device=x.device)[None], []
     for cut in [*cuts, 1]:
@@ -62,7 +64,7 @@ def tiled(x: Tensor, mass: Tensor) -> Tiles:
         if cut > 1:
             axis = (high - low).argmax(1)[:, None, None].expand(-1, part.shape[1], 1)
             order = order.gather(1, part.gather(2, axis)[..., 0].argsort(dim=1, stable=True)).view(len(order) * cut, -1)
-    return Tiles(order, part.mT.contiguous(), mass[order], boxes)
+    return Tiles(order, part.mT.contiguous(), mass[order], ball2[order], boxes)
 
 
 def near(boxes: list[tuple[Tensor, Tensor, int]], images: Tensor, reach: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -91,33 +93,35 @@ def near(boxes: list[tuple[Tensor, Tensor, int]], images: Tensor, reach: float) 
     return i, j[order], image[order]
 
 
-def _kernel(xi: Tensor, xj: Tensor, p: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, list[Tensor]]:
+def _kernel(xi: Tensor, xj: Tensor, bi: Tensor, bj: Tensor, p: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, list[Tensor]]:
     """1/r, or 1/R within the softening's ball; 1 - r/R there, 0 outside; the polynomial, whether a pair is beyond reach, and its distance along each
     axis; (P, 64, 64) each."""
     d = [xj[:, axis, None, :] - xi[:, axis, :, None] for axis in range(3)]
     r2 = d[0] * d[0] + d[1] * d[1] + d[2] * d[2]
-    ball2, reach2, t = p[0], p[1], r2 * (2 / p[1]) - 1
+    ball2, reach2, t = torch.maximum(bi[:, :, None], bj[:, None, :]), p[0], r2 * (2 / p[0]) - 1
     smooth = p[-1]
-    for n in range(len(p) - 2, 1, -1):
+    for n in range(len(p) - 2, 0, -1):
         smooth = torch.addcmul(p[n], smooth, t)
-    return torch.rsqrt(torch.maximum(r2, ball2)), 1 - torch.sqrt(torch.minimum(r2, ball2) / ball2), smooth, r2 >= reach2, d
+    s = torch.rsqrt(torch.maximum(r2, ball2))
+    return s, 1 - torch.sqrt(r2) * s, smooth, r2 >= reach2, d
 
 
-def pull(xi: Tensor, xj: Tensor, mass: Tensor, p: Tensor) -> Tensor:
+def pull(xi: Tensor, xj: Tensor, bi: Tensor, bj: Tensor, mass: Tensor, p: Tensor) -> Tensor:
     """Pull of the particles of tiles j on those of tiles i, (P, 3, 64) float32.
 
     Args:
-        xi, xj: positions, float32 (P, 3, 64). mass: of j, (P, 64). p: R^2 of the softening's ball, reach^2, coefficients from the constant up.
+        xi, xj: positions, float32 (P, 3, 64). bi, bj: R^2 of the softenings' balls, of which the larger counts; mass: of j, (P, 64) each. p: reach^2,
+            coefficients from the constant up.
     """
-    s, w, smooth, beyond, d = _kernel(xi, xj, p)
+    s, w, smooth, beyond, d = _kernel(xi, xj, bi, bj, p)
     ball = 1 + w * (3 + w * (6 + w * (10 + w * (15 + w * -21))))
     f = (mass[:, None, :] * (s * s * s * ball - smooth)).masked_fill(beyond, 0.0)
     return torch.stack([(f * one).sum(2) for one in d], 1)
 
 
-def depth(xi: Tensor, xj: Tensor, mass: Tensor, p: Tensor) -> Tensor:
+def depth(xi: Tensor, xj: Tensor, bi: Tensor, bj: Tensor, mass: Tensor, p: Tensor) -> Tensor:
     """Potential of the particles of tiles j at those of tiles i, negative, (P, 1, 64) float32; as `pull`."""
-    s, w, smooth, beyond, _ = _kernel(xi, xj, p)
+    s, w, smooth, beyond, _ = _kernel(xi, xj, bi, bj, p)
     ball = 1 + w * (1 + w * (1 + w * (1 + w * (1 + w * (1 + w * (-6 + w * 3))))))
     return -(mass[:, None, :] * (s * ball - smooth)).masked_fill(beyond, 0.0).sum(2)[:, None]
 
@@ -137,10 +141,12 @@ class TorchPairs:
         compiled: see `torch_gravity.TorchGravity`.
     """
 
-    def __init__(self, side: float, split: float, softening: float, device: torch.device, compiled: bool | None = None) -> None:
-        self.split, self.softening, self.reach = split, softening, REACH * split
+    def __init__(
+        self, side: float, split: float, softening: float | np.ndarray, device: torch.device, compiled: bool | None = None
+    ) -> None:
+        self.split, self.reach, self.softening = split, REACH * split, torch.as_tensor(softening, dtype=torch.float64).to(device)
         assert self.reach < side / 2, "the box is too small for the mesh"
-        assert BALL * softening <= self.reach, "beyond the reach of the pairs nothing is softened"
+        assert BALL * np.max(softening) <= self.reach, "beyond the reach of the pairs nothing is softened"
         moves = torch.tensor([-side, 0.0, side], device=device)
         self.images = torch.cartesian_prod(moves, moves, moves)
         self.chunk = AT_ONCE[device.type] // TILE**2
@@ -153,8 +159,8 @@ class TorchPairs:
     def _sum(self, of_pairs: Callable, x: Tensor, mass: Tensor, coefficients: np.ndarray, columns: int) -> Tensor:
         """What `of_pairs` gives, added up over all tiles j of each tile i, float64 (n, columns)."""
         of_pairs = fused(of_pairs) if self.compiled else of_pairs
-        p = torch.tensor([(BALL * self.softening) ** 2, self.reach**2, *coefficients.tolist()], device=x.device)
-        tiles = tiled(x, mass)
+        p = torch.tensor([self.reach**2, *coefficients.tolist()], device=x.device)
+        tiles = tiled(x, mass, ((BALL * self.softening) ** 2).expand(len(x)))
         i, j, image = near(tiles.boxes, self.images, self.reach)
         first = torch.searchsorted(i, torch.arange(len(tiles.x) + 1, device=x.device))
         begins, count = first.tolist(), len(i)  # the host waits here, and not again
@@ -163,7 +169,8 @@ class TorchPairs:
         for a in range(0, count, self.chunk):
             b, chunk = min(a + self.chunk, count), slice(a, a + self.chunk)
             xi = tiles.x[i[chunk]] - self.images[image[chunk], :, None]
-            part = of_pairs(xi, tiles.x[j[chunk]], tiles.mass[j[chunk]], p)[: b - a].double()
+            ti, tj = i[chunk], j[chunk]
+            part = of_pairs(xi, tiles.x[tj], tiles.ball2[ti], tiles.ball2[tj], tiles.mass[tj], p)[: b - a].double()
             t, u = bisect_right(begins, a) - 1, bisect_left(begins, b)  # tiles i of this chunk, of which the ends may be in others too
             out[t:u] += torch.segment_reduce(part, "sum", lengths=first[t : u + 1].clamp(a, b).diff(), unsafe=True)
         n, back = len(x), torch.empty(tiles.order.numel(), columns, dtype=torch.float64, device=x.device)

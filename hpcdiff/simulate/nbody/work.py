@@ -20,11 +20,14 @@ from hpcdiff.simulate import chunks
 from hpcdiff.simulate.chunks import Folder
 from hpcdiff.simulate.nbody.box import run_box
 from hpcdiff.simulate.nbody.device import settled
-from hpcdiff.simulate.nbody.evolve import State
+from hpcdiff.simulate.nbody.evolve import FORMAT, State
 from hpcdiff.simulate.nbody.peak import START
 from hpcdiff.simulate.nbody.plan import Plan
 from hpcdiff.simulate.work import already, opened
 from hpcdiff.world import World, threads_per_rank
+
+MIXED = 0.01
+"""A halo with more of its mass than this in particles from outside of the fine region is said."""
 
 
 def simulate_boxes(config: Config, world: World) -> str:
@@ -32,7 +35,7 @@ def simulate_boxes(config: Config, world: World) -> str:
 
     Raises:
         UserError: a config that cannot be, too little disk or memory, no GPU where one is asked for, or a rerun with another config.
-        Stopped: a signal came; what is finished is kept, and the state of the unfinished boxes.
+        Stopped: a signal came; what is finished is kept, and what was reached of the unfinished boxes.
     """
     folder = Folder(config.dir)
     config = settled(config, folder, world)
@@ -44,7 +47,7 @@ def simulate_boxes(config: Config, world: World) -> str:
     with world.together():  # what an earlier run has left is taken up only if it is whole
         bad = [str(path) for box in plan.blocks[world.rank :: world.size] for path in _damaged(folder, box)]
     for path in sorted(path for part in world.allgather(bad) for path in part):
-        world.print(f"hpcdiff simulate: {path} is damaged and is made again")
+        world.print(f"hpcdiff simulate: {path} is damaged, or of another version of hpcdiff, and is made again")
     missing = [b for b in plan.blocks if not folder.chunk(b).exists()] if world.main else None
     missing = sorted(world.broadcast(missing), key=lambda b: (-plan.cost(b), b))
     _farm(plan, folder, world, missing, chunks.timeless(told), threads)
@@ -70,10 +73,10 @@ def _damaged(folder: Folder, box: int) -> list[Path]:
 
 
 def _read_rows(path: Path) -> dict[str, np.ndarray] | None:
-    """A box's rows of the catalogue; None if they are gone or damaged."""
+    """A box's rows of the catalogue; None if they are gone, damaged or of another version of the program."""
     try:
         with np.load(path) as f:
-            return {name: f[name] for name in f}
+            return {name: f[name] for name in f if name != "format"} if int(f["format"]) == FORMAT else None
     except checked.DAMAGED:
         return None
 
@@ -86,7 +89,7 @@ def _farm(plan: Plan, folder: Folder, world: World, todo: list[int], told: str, 
         look = _Look(world, bar, start, len(todo))
         with world.together():
             if start + world.rank < len(todo):
-                run_box(plan, folder, todo[start + world.rank], told, threads, look)
+                run_box(plan, folder, todo[start + world.rank], told, threads, look, look.stop_if_told)
         if start + world.size < len(todo) and world.stop_agreed():
             raise Stopped(f"{start + world.size} of {len(todo)} boxes done; the same command goes on from there")
     bar.close()
@@ -102,8 +105,12 @@ class _Look:
         now = int(100 * (1 - math.log(state.a) / math.log(START)))
         self.bar.update(min(self.world.size, self.count - self.start) * (now - self.shown))  # rank 0's box stands for those of the round
         self.shown = now
+        self.stop_if_told(state)
+
+    def stop_if_told(self, _: State) -> None:
+        """Stop if this rank was told to."""
         if self.world.sign.look(True):
-            said = f"{self.start} of {self.count} boxes done, and the state of the unfinished ones"
+            said = f"{self.start} of {self.count} boxes done, and what was reached of the unfinished ones"
             raise Stopped(f"{said}; the same command goes on from there")
 
 
@@ -133,6 +140,7 @@ def _finish(plan: Plan, folder: Folder, told: str) -> str:
         )
     columns = {name: np.concatenate([r[name] for r in rows]) for name in rows[0]}
     n = len(columns["mass_200m"])
+    mixed = int(np.sum(columns.get("coarse_fraction", np.zeros(1)) > MIXED))
     temporary = halos.with_name("halos.tmp")
     with checked.create(temporary) as f:
         f.attrs.update({"format": "hpcdiff-halos", "version": 1, "config": chunks.stored(plan.config), "provenance": told, "inputs": "{}"})
@@ -152,7 +160,8 @@ def _finish(plan: Plan, folder: Folder, told: str) -> str:
     files.sync(folder.halos.parent)
     files.remove(folder.partial)
     masses = columns["mass_200m"]
+    rough = f" ({mixed} of them have more than {MIXED:.0%} of their mass in heavy particles: coarse_fraction)" if mixed else ""
     return (
-        f"{n} halos of {masses.min():.3g} to {masses.max():.3g} Msun, {particles} in "
+        f"{n} halos{rough} of {masses.min():.3g} to {masses.max():.3g} Msun, {particles} in "
         f"{plan.boxes} chunks, engine {plan.engine}: {folder.snapshot}, {folder.halos}"
     )

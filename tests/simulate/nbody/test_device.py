@@ -14,7 +14,7 @@ from hpcdiff.config import read_config
 from hpcdiff.errors import Stopped, UserError
 from hpcdiff.simulate.__main__ import main
 from hpcdiff.simulate.chunks import Folder
-from hpcdiff.simulate.nbody import box, device, peak, work
+from hpcdiff.simulate.nbody import box, coarse, device, work
 from hpcdiff.simulate.nbody.gravity import gravity_of
 from hpcdiff.simulate.nbody.torch_gravity import TorchGravity
 from hpcdiff.world import World
@@ -45,7 +45,7 @@ def as_if(monkeypatch):
     torch.set_num_threads(1)
     monkeypatch.setattr(device, "gpus", lambda: 1)
     monkeypatch.setattr(device, "_take", lambda place: None)
-    for module in (box, peak):
+    for module in (box, coarse):
         monkeypatch.setattr(module, "gravity_of", there)
 
 
@@ -138,14 +138,14 @@ def test_a_run_is_not_taken_up_on_another_device(tmp_path, capsys, as_if, monkey
     folder, steps = tmp_path / "run", []
     one_box = ["simulate.box=45", "simulate.mass_range=[7e14, 5e15]"]
 
-    def stopped(plan, files, box_, told, threads, after):
+    def stopped(plan, files, box_, told, threads, after, *rest):
         def look(state):
             after(state)
             steps.append(state.steps)
             if steps.count(state.steps) == 1 and len(steps) % 2 == 0:
                 raise Stopped("as by a signal")
 
-        box.run_box(plan, files, box_, told, threads, look)
+        box.run_box(plan, files, box_, told, threads, look, *rest)
 
     monkeypatch.setattr(work, "run_box", stopped)
     assert main(config(folder, *one_box, "simulate.device=auto")) == 75

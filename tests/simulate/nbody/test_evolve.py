@@ -28,6 +28,21 @@ def test_a_plane_wave_grows_as_zeldovich_says():
     assert np.abs(done.p[:, 0] - want).max() < 0.03 * np.abs(want).max()
 
 
+def test_the_step_follows_the_fine_particles():
+    """Coarse ones that pull each other hard don't shorten it, nor do many that are at rest lengthen it."""
+    gravity, rng = Gravity(SIDE, 32, 0.2, OM), np.random.default_rng(0)
+    tight = 10 + 0.3 * rng.normal(size=(100, 3))
+    loose = rng.uniform(0, SIDE, (2000, 3))
+    x = np.concatenate([tight, loose])
+
+    def steps(fine):
+        return evolve(State(0.9, x, np.zeros_like(x)), np.ones(len(x)), gravity, OM, 0.2, 0.3, fine=fine).steps
+
+    of_tight, of_loose = np.arange(len(x)) < 100, np.arange(len(x)) >= 100
+    assert steps(of_tight) > steps(None) > steps(of_loose)
+    assert steps(np.ones(len(x), bool)) == steps(None)
+
+
 def test_two_bodies_circle_each_other():
     """In a time far below the Hubble time they go round by the angle that Newton's force says, at their distance, ten softenings."""
     apart, eps = 0.02, 0.002

@@ -40,8 +40,8 @@ def test_the_preset_says_which_gates_are_not_met(monkeypatch):
         "simulate.accuracy=0.4",
         "simulate.mass_range=[1.5e14, 1.4e15]",
         "simulate.mass_range=[1.2e14, 1.2e15]",
-        "simulate.box=60",
-        "simulate.cell=55",
+        "simulate.surroundings=110",
+        "simulate.cell=35",
         "simulate.device=cuda",
         "cosmology.Om0=0.31",
     ],
@@ -50,9 +50,18 @@ def test_what_the_gates_were_not_run_on_is_experimental(change):
     assert engine(change) == EXPERIMENTAL
 
 
+@pytest.mark.parametrize("box", ["simulate.cell=114", "simulate.box=114"])
+def test_boxes_without_surroundings_are_experimental(box):
+    """As wide as the preset's, with its particles."""
+    assert engine("simulate.surroundings=null", box) == EXPERIMENTAL
+
+
+def test_wider_boxes_and_cells_are_those_of_the_gates():
+    assert engine("simulate.surroundings=142.5", "simulate.cell=50") != EXPERIMENTAL
+
+
 def test_what_the_gates_were_run_on_is_what_is_called_so():
-    for _, changes in evolved.overrides(14, 11):
-        assert engine(*changes) != EXPERIMENTAL
+    assert engine(*evolved.overrides(14, 11)) != EXPERIMENTAL
 
 
 def test_the_gates_that_are_not_met_are_those_that_were_measured():

@@ -91,6 +91,20 @@ def test_forces_are_those_of_an_ewald_sum(scene, exact, kind):
     assert np.abs(got - phi).max() < 0.005 * phi.std()
 
 
+def test_of_two_softenings_the_larger_counts(scene, kind):
+    x, mass = scene
+    eps = np.random.default_rng(2).choice([EPS, 4 * EPS], len(x))
+    gravity = kind(SIDE, 32, eps, OM)
+    expected, phi = ewald(x, gravity._point_mass(mass), np.maximum(eps[:, None], eps))
+    got = gravity.forces(x, mass)
+    error = np.linalg.norm(got - expected, axis=1)
+    assert np.sqrt(np.mean(error**2)) < 0.005 * np.sqrt(np.mean(expected**2))
+    assert np.abs(gravity.potential(x, mass) - phi).max() < 0.005 * phi.std()
+    assert np.linalg.norm((got * mass[:, None]).sum(axis=0)) < 1e-4 * np.linalg.norm(got * mass[:, None], axis=1).sum()
+    alike = kind(SIDE, 32, np.full(len(x), EPS), OM).forces(x, mass)
+    assert np.array_equal(alike, kind(SIDE, 32, EPS, OM).forces(x, mass)) and not np.allclose(alike, got, rtol=0.05)
+
+
 @pytest.mark.parametrize("v", [0.03, 0.2, 0.5, 0.8, 0.97, 1.05, 1.3])
 def test_a_pair_pulls_as_the_mass_of_the_softening_s_ball_within_its_distance(kind, v):
     """Density 21 / (2 pi R^3) (1 - v)^4 (1 + 4 v), integrated; the depth is what the pull does from there to the ball's radius."""
@@ -183,7 +197,7 @@ def test_torch_gives_the_forces_and_the_potential_of_the_compiled_loops(name):
 @pytest.mark.parametrize("n", [5, 64, 700, 4000])
 def test_tiles_that_may_be_within_reach_hold_each_pair_within_reach_once(n):
     x, reach = clustered(n), 1.4
-    tiles = torch_pairs.tiled(torch.tensor(x), torch.ones(n))
+    tiles = torch_pairs.tiled(torch.tensor(x), *torch.ones(2, n))
     assert sorted(tiles.order.flatten().tolist())[:n] == list(range(n)) and tiles.mass.sum() == n
     moves = torch.tensor([-SIDE, 0.0, SIDE])
     images = torch.cartesian_prod(moves, moves, moves)

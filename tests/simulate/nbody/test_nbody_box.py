@@ -25,7 +25,7 @@ SMALL = (
 
 
 def plan_of(*changes):
-    return Plan(read_config(CONFIG, list(changes)))
+    return Plan(read_config(CONFIG, ["simulate.surroundings=null", "simulate.cell=60", *changes]))
 
 
 def test_masses_are_flat_in_log_m_and_boxes_differ():
@@ -47,6 +47,8 @@ def test_cost_is_near_what_was_measured():
     assert fine.core_hours() == pytest.approx((62 / 32) ** 3 * plan.core_hours(), rel=0.05)
     assert 0.5 < coarse.core_hours() * 8 / plan.core_hours() < 0.9
     assert plan_of("simulate.softening=50").softening == 0.05
+    gated = Plan(read_config(CONFIG))  # about 300 core seconds a cluster below 4e14 Msun, 420 above
+    assert 3600 * gated.core_hours() / gated.boxes == pytest.approx(360, rel=0.1)
     assert plan.cost(int(np.argmax(plan.mass))) > plan.cost(int(np.argmin(plan.mass)))
 
 
@@ -122,7 +124,7 @@ def test_a_box_is_saved_on_the_way_and_taken_up_there(first, monkeypatch):
 
     with pytest.raises(KeyboardInterrupt):
         box.run_box(plan, folder, 0, "{}", 1, after)
-    assert steps == [(1, False), (2, True), (3, True), (4, True)]
+    assert steps == [(1, True), (2, True), (3, True), (4, True)]
     (folder.draws / "kept").rename(folder.draw(0))
     monkeypatch.setattr(box, "sphere_of", None)  # a box that has begun needs no coarse ones
 
@@ -144,9 +146,11 @@ def test_smoothing_lengths_know_no_walls():
 
 def test_of_one_box_the_halos_in_range_are_taken_and_of_a_clusters_box_its_own():
     far, near = (box.Halo(np.full(3, at), m, 2.0, m, 1.0, m, 1.3, 1e6) for at, m in ((2.0, 2e15), (22.0, 1e15)))
-    assert box._chosen(plan_of(*SMALL), [far, near]) == [1]
+    x = np.repeat([far.centre, near.centre], (300, 200), axis=0)
+    matter = box.Matter(x, np.ones(500), np.zeros(500), 45.0, plan_of().background)
+    assert box._chosen(plan_of(*SMALL), [far, near], matter, np.arange(250, 400)) == [1]
     single = plan_of("simulate.box=60", "simulate.mass_range=[5e14, 1.5e15]")
-    assert box._chosen(single, [far, near]) == [1]
+    assert box._chosen(single, [far, near], matter, np.arange(0)) == [1]
 
 
 def test_retention_differs_between_halos_boxes_and_seeds_and_comes_again():
