@@ -10,11 +10,14 @@ tests="python -m pytest -q -p no:cacheprovider --durations=15"
 [ $# -eq 0 ] || exec $tests "$@"
 # those of the job scripts wait for Slurm most of the time: they run beside the others
 said=$(mktemp) || exit 1
+set -m # a process group of their own, in which an interrupt is not ignored: they end their Slurm
 $tests tests/slurm >"$said" 2>&1 &
 beside=$!
-trap 'kill $beside 2>/dev/null; rm -f "$said"' EXIT
+set +m
+trap 'kill -INT $beside 2>/dev/null; wait $beside; rm -f "$said"' EXIT
 $tests --ignore=tests/slurm
 status=$?
+[ $status -ne 2 ] || exit 2 # interrupted, which pytest bears in good order, so that the shell would go on
 wait $beside || status=1
 cat "$said"
 exit $status

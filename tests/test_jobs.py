@@ -57,6 +57,16 @@ def test_jobs_decide_from_the_status_file(slurm, config, script, code, more, ret
         )
 
 
+@pytest.mark.parametrize("job", [13313, 33313, 2**31])
+def test_the_port_of_torchrun_is_none_that_linux_gives_to_outgoing_connections(slurm, config, job):  # noqa: F811
+    """Those begin at 32768; jobs that follow each other have different ones."""
+    ports = []
+    for each in (job, job + 1):
+        _, log = slurm("train.sbatch", config, SRUN_DOES="true", SLURM_JOB_ID=str(each))
+        ports.append(int(log.split("--master-port=")[-1].split()[0]))
+    assert ports[0] != ports[1] and all(1024 <= port < 32768 for port in ports)
+
+
 @pytest.mark.parametrize("name", ["USR1", "TERM"])
 @pytest.mark.parametrize("users", [False, True])
 def test_a_signal_to_the_job_becomes_the_stop_file(slurm, config, name, users):  # noqa: F811

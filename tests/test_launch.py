@@ -84,6 +84,20 @@ def test_srun_variables_become_torchs(monkeypatch):
         assert os.environ["MASTER_ADDR"] == first
 
 
+@pytest.mark.parametrize("job", [None, 0, 7, 11999, 12000, 13313, 33313, 2**31])
+def test_the_port_of_a_job_is_none_that_linux_gives_to_outgoing_connections(monkeypatch, job):
+    """Those begin at 32768, and what is below 1024 is root's."""
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "SLURM_JOB_ID"):
+        monkeypatch.setenv(name, "")  # so that it is gone again after the test, which sets it
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    if job is not None:
+        monkeypatch.setenv("SLURM_JOB_ID", str(job))
+    world._environment_of_srun()
+    assert 1024 <= int(os.environ["MASTER_PORT"]) < 32768
+
+
 def test_plain_srun_like_processes_form_one_world(tmp_path):
     """Two processes with Slurm's variables alone, as plain `srun -n 2` starts them."""
     common = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_JOB_ID": str(time.time_ns() % 10000), "SLURM_STEP_NODELIST": "localhost"}

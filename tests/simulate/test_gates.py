@@ -11,7 +11,7 @@ from conftest import make_maps
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
-from gates import abundance, convergence, evolved, inference, projected
+from gates import abundance, convergence, evolved, halos, inference, projected
 from gates.table import Table, cells, failing, markdown
 
 from hpcdiff.config import read_config
@@ -84,6 +84,19 @@ def test_projected_density_is_the_halos_own_inside_and_clustered_outside():
     mean = 2 * half * B.rho_mean()
     assert found[:2] == pytest.approx(column[:2] + mean, rel=0.07)
     assert 1.5 * mean < found[-1] < 10 * mean
+
+
+def test_the_concentration_is_that_of_the_mass():
+    """Of an NFW sphere of light particles, and where beyond 0.4 R200c each is of eight times the mass; counted as alike they would be more concentrated."""
+    x = np.geomspace(1e-3, 1, 400)
+    r = np.sort(profiles.Radial(x, profiles.nfw_density(6 * x)).draw(np.random.default_rng(4), 40_000))
+    inner, outer = r[r < 0.4], r[r >= 0.4]
+    heavy = outer[: len(outer) // 8 * 8].reshape(-1, 8).mean(axis=1)
+    mixed, mass = np.concatenate([inner, heavy]), np.repeat([2e10, 1.6e11], [len(inner), len(heavy)])
+    light = halos.fitted_concentration(r, 0.08, np.full(len(r), 2e10))
+    assert light == pytest.approx(6, rel=0.03)
+    assert halos.fitted_concentration(mixed, 0.08, mass) == pytest.approx(light, rel=0.002)
+    assert halos.fitted_concentration(mixed, 0.08, np.ones(len(mixed))) > 1.5 * light
 
 
 def test_halos_are_counted_as_tinker_says():

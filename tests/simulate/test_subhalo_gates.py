@@ -242,23 +242,44 @@ def test_bins_that_no_host_resolves_have_no_row():
     assert table.rows[1]["value"] == pytest.approx(0.2 / subhalos.expected(0.1, 0.05, 1, power=1), rel=1e-3)
 
 
+def snapshot_of(x, v, mass):
+    """One cluster at the origin, of dark-matter particles of these masses, Msun."""
+    halo = {"mass_200m": MASS, "radius_200m": RADIUS, "concentration_200m": CONCENTRATION, "formation_scale_factor": 0.6}
+    return SimpleNamespace(
+        background=B,
+        m={"dm": mass},
+        halos={k: np.array([value]) for k, value in halo.items()},
+        v=v,
+        about=lambda i, kind, radius: (np.flatnonzero(np.linalg.norm(x, axis=1) < radius), x[np.linalg.norm(x, axis=1) < radius]),
+    )
+
+
 def test_hosts_are_measured_within_the_virial_radius():
     """A subhalo of 300 particles at 0.5 R200m counts as its mass over the virial mass; one at 0.95 R200m is outside, though its particles are searched."""
     rng = np.random.default_rng(8)
     x, v, centre = clump(rng, 300, 0.5)
     out = clump(rng, 100, 0.93)
     x, v = together(host(rng, NUMBER - 400), (x, v), (-out[0], out[1]))
-    halo = {"mass_200m": MASS, "radius_200m": RADIUS, "concentration_200m": CONCENTRATION, "formation_scale_factor": 0.6}
-    snapshot = SimpleNamespace(
-        background=B,
-        m={"dm": np.full(NUMBER, PARTICLE * (1 - B.Ob0 / B.Om0))},
-        halos={k: np.array([value]) for k, value in halo.items()},
-        v=v,
-        about=lambda i, kind, radius: (np.flatnonzero(np.linalg.norm(x, axis=1) < radius), x[np.linalg.norm(x, axis=1) < radius]),
-    )
+    snapshot = snapshot_of(x, v, np.full(NUMBER, PARTICLE * (1 - B.Ob0 / B.Om0)))
     (one,) = subhalos.hosts(snapshot)
     mass, radius = profiles.critical(MASS, RADIUS, CONCENTRATION, profiles.virial_overdensity(B), B)
     assert one.psi == pytest.approx([300 * PARTICLE / mass], rel=0.2) and one.r == pytest.approx([0.5 * RADIUS / radius], abs=0.03)
     assert one.resolved == pytest.approx(30 * PARTICLE / mass) and 0.75 < radius / RADIUS < 0.9
     snapshot.v = None
     assert subhalos.hosts(snapshot)[0].psi == pytest.approx([300 * PARTICLE / mass], rel=0.2)
+
+
+@both
+def test_heavy_particles_that_fell_in_are_no_subhalo(velocities):
+    """40 of eight times the mass, close together at 0.5 R200m, on the other side of a subhalo; wherever they are in the order."""
+    rng = np.random.default_rng(8)
+    x, v, centre = clump(rng, 300, 0.5)
+    x, v = together(host(rng, NUMBER - 300), (x, v))
+    heavy = clump(rng, 40, 0.5)
+    mixed_x, mixed_v = together((-heavy[0][:20], heavy[1][:20]), (x, v), (-heavy[0][20:], heavy[1][20:]))
+    light, mass = PARTICLE * (1 - B.Ob0 / B.Om0), np.full(len(mixed_x), 8.0)
+    mass[20:-20] = 1
+    (alone,) = subhalos.hosts(snapshot_of(x, v, np.full(len(x), light)), velocities=velocities)
+    (mixed,) = subhalos.hosts(snapshot_of(mixed_x, mixed_v, light * mass), velocities=velocities)
+    assert len(alone.psi) == 1 and np.array_equal(mixed.psi, alone.psi) and np.array_equal(mixed.r, alone.r)
+    assert mixed.resolved == alone.resolved

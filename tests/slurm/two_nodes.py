@@ -15,6 +15,9 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, environment
 
+# what a shell starts in the background may be deaf to interrupts, and Slurm would outlive its tests
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 SCRIPT = ROOT / "jobs" / "local_slurm.sh"
 TASKS = ("--nodes=2", "--ntasks-per-node=2", "--cpus-per-task=1")
 

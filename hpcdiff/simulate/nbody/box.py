@@ -149,10 +149,10 @@ def _smoothing(x: np.ndarray, side: float, densities: bool, threads: int) -> tup
 
 def _write_rows(plan, folder, box, matter, of: Levels, chosen, shift, gas: Gas, state: State) -> None:
     """The halos' rows of the catalogue, until all boxes are there."""
-    b, rows = plan.background, []
+    b, mass, rows = plan.background, of.masses(plan), []
     for halo, formed, retention in chosen:
         r = np.linalg.norm(wrapped(state.x - halo.centre, plan.period), axis=1)
-        mass, there = of.masses(plan), r < halo.radius_200m
+        there = r < halo.radius_200m
         rows.append(
             {
                 "position": (halo.centre + shift) % plan.side,

@@ -8,7 +8,7 @@ from hpcdiff.simulate.nbody.evolve import State
 from hpcdiff.simulate.nbody.halos import Halo, Matter
 from hpcdiff.simulate.nbody.initial import Waves, coarser, displaced, power, white, with_peak
 from hpcdiff.simulate.nbody.plan import COARSER, Plan
-from hpcdiff.simulate.nbody.zoom import levels
+from hpcdiff.simulate.nbody.zoom import levels, radius_of
 
 START = 0.04
 """Scale factor of the initial conditions."""
@@ -28,8 +28,7 @@ def start(plan: Plan, box: int, sphere: float, lattice: int, also_fine: np.ndarr
     spectrum = power(b, waves)
     modes = white(waves, plan.seed_of(box)) * np.sqrt(spectrum)
     if not plan.single:
-        radius = float(np.cbrt(3 * sphere / (4 * np.pi * b.rho_mean())))
-        modes = with_peak(waves, modes, spectrum, radius, COLLAPSE)
+        modes = with_peak(waves, modes, spectrum, radius_of(plan, sphere), COLLAPSE)
     of = levels(plan, sphere, lattice, also_fine)
     kinds = [[of.chosen(each) for each in displaced(waves, modes, b.Om0, START, offset)] for offset in (0.0, 0.5)]
     if of.inside is not None:  # a coarse particle stands in the centre of mass of the fine ones that it is instead of

@@ -53,7 +53,7 @@ class Levels:
     def began_in(self, plan: Plan, sphere: float) -> np.ndarray:
         """Numbers of the fine dark-matter particles that began in a sphere of this mass (Msun) at the box's centre; at least one."""
         away = np.arange(self.lattice) * plan.period / self.lattice - plan.period / 2
-        there = away[:, None, None] ** 2 + away[:, None] ** 2 + away**2 <= _radius(plan, sphere) ** 2
+        there = away[:, None, None] ** 2 + away[:, None] ** 2 + away**2 <= radius_of(plan, sphere) ** 2
         return np.flatnonzero(self.chosen(there.ravel()))
 
     def cells_of(self, which: np.ndarray, cells: int) -> np.ndarray:
@@ -108,13 +108,14 @@ def levels(plan: Plan, sphere: float, lattice: int, also_fine: np.ndarray | None
     if not plan.zoomed:
         return Levels(lattice)
     n = lattice // COARSER
-    radius = REGION * _radius(plan, sphere)
+    radius = REGION * radius_of(plan, sphere)
     away = (np.arange(n) + 0.5) * plan.period / n - plan.period / 2
     inside = away[:, None, None] ** 2 + away[:, None] ** 2 + away**2 < radius**2
     return Levels(lattice, inside if also_fine is None else inside | also_fine)
 
 
-def _radius(plan: Plan, sphere: float) -> float:
+def radius_of(plan: Plan, sphere: float) -> float:
+    """Radius of a sphere of this mass (Msun) before anything has moved, comoving Mpc."""
     return float(np.cbrt(3 * sphere / (4 * np.pi * plan.background.rho_mean())))
 
 

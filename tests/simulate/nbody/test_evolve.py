@@ -1,5 +1,7 @@
 """Closed forms: a plane wave until it breaks, two bodies, the cosmic energy equation; and a run taken up from the disk."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -41,6 +43,20 @@ def test_the_step_follows_the_fine_particles():
     of_tight, of_loose = np.arange(len(x)) < 100, np.arange(len(x)) >= 100
     assert steps(of_tight) > steps(None) > steps(of_loose)
     assert steps(np.ones(len(x), bool)) == steps(None)
+
+
+def test_a_few_of_the_fastest_particles_do_not_shorten_the_step():
+    """Less than one in a hundred of all, or less than two of the fine ones where there are coarse ones."""
+    x, mixed = np.zeros((1000, 3)), np.arange(1000) < 900
+
+    def steps(fast, fine=None):
+        pull = np.zeros((1000, 3))
+        pull[:fast] = 1e3
+        gravity = SimpleNamespace(side=SIDE, forces=lambda x, mass: pull)
+        return evolve(State(0.9, x, x), np.ones(1000), gravity, OM, 0.2, 0.3, fine=fine).steps
+
+    assert steps(0) == steps(8) < steps(12)
+    assert steps(0) == steps(16, mixed) < steps(20, mixed) == steps(20)
 
 
 def test_two_bodies_circle_each_other():

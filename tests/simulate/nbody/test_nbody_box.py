@@ -1,5 +1,6 @@
 """What the boxes are and what one box hands on: masses, seeds, cost, units, saved states, smoothing through the walls."""
 
+import json
 from pathlib import Path
 
 import h5py
@@ -8,9 +9,10 @@ import pytest
 
 from hpcdiff.config import read_config
 from hpcdiff.cosmology import G_MPC
-from hpcdiff.errors import UserError
+from hpcdiff.errors import Stopped, UserError
 from hpcdiff.simulate.chunks import Folder
 from hpcdiff.simulate.nbody import box
+from hpcdiff.simulate.nbody.coarse import CoarseBoxes
 from hpcdiff.simulate.nbody.halos import wrapped
 from hpcdiff.simulate.nbody.plan import Plan
 
@@ -135,6 +137,30 @@ def test_a_box_is_saved_on_the_way_and_taken_up_there(first, monkeypatch):
     with pytest.raises(UserError):
         box.run_box(plan, folder, 0, "{}", 1, stop)
     assert steps[-1] == 4  # the state after step 3 was the last that was written
+
+
+def test_masses_of_coarse_boxes_are_kept_until_the_box_is_there(first, evolved, monkeypatch):
+    """A run that was stopped in its second coarse box goes on with that one; a finished box leaves none of them."""
+    plan, folder = first
+    made, real = [], CoarseBoxes._evolve
+
+    def evolve(self, sphere, lattice):
+        made.append((sphere, lattice))
+        return real(self, sphere, lattice)
+
+    def stop(state):
+        raise Stopped("as by a signal")
+
+    monkeypatch.setattr(CoarseBoxes, "_evolve", evolve)
+    with pytest.raises(Stopped):
+        box.run_box(plan, folder, 0, "{}", 1, stop, lambda state: stop(state) if len(made) == 2 else None)
+    kept = folder.draw(0).with_name("coarse_000000.json")
+    assert len(json.loads(kept.read_text())["masses"]) == 1 and not folder.draw(0).exists()
+    with pytest.raises(Stopped):
+        box.run_box(plan, folder, 0, "{}", 1, stop)
+    assert made[2] == made[1] and len(set(made)) == len(made) - 1 == len(json.loads(kept.read_text())["masses"])
+    _, done, _, _ = evolved
+    assert list(done.draws.iterdir()) == [done.rows(0)]
 
 
 def test_smoothing_lengths_know_no_walls():

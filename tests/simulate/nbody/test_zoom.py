@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -13,8 +14,9 @@ from test_nbody_stage import config, contents
 from hpcdiff import checked
 from hpcdiff.errors import Stopped
 from hpcdiff.simulate.__main__ import main
-from hpcdiff.simulate.nbody import box, peak, work
-from hpcdiff.simulate.nbody.coarse import CoarseBoxes, also_fine, pilot_lattice
+from hpcdiff.simulate.chunks import Folder
+from hpcdiff.simulate.nbody import box, coarse, peak, work
+from hpcdiff.simulate.nbody.coarse import CoarseBoxes, also_fine, lattices, pilot_lattice
 from hpcdiff.simulate.nbody.evolve import FORMAT
 from hpcdiff.simulate.nbody.halos import wrapped
 from hpcdiff.simulate.nbody.plan import YIELD
@@ -247,11 +249,16 @@ def test_the_cell_s_particles_are_those_about_its_middle(plan):
     assert len(box.in_cell(alike, x, middle)[0]) == len(x)
 
 
-def test_coarse_boxes_have_both_kinds_too(plan):
+def test_coarse_boxes_have_both_kinds_too():
+    """On each of their lattices, which are finer and finer; their mass is the box's."""
     for wide in (84.0, 90.0):
         of = plan_of("simulate.cell=42", f"simulate.surroundings={wide}", "simulate.mass_range=[1.5e14, 2e14]", "simulate.clusters=1")
-        n = pilot_lattice(of, 0)
-        assert n % 4 == of.whole(1.5 * n) % 4 == of.lattice % 4 == 0 and n < of.whole(1.5 * n) < of.lattice
+        found = lattices(of, 0)
+        assert len(found) == 3 and found == sorted(found) and found[0] == pilot_lattice(of, 0) and found[-1] <= of.lattice
+        for n in found:
+            both = levels(of, of.mass[0], n)
+            assert n % 4 == 0 and 0 < both.fine < n**3 / 2 and both.n > both.fine
+            assert both.masses(of).sum() == pytest.approx((of.m_dm + of.m_gas) * of.lattice**3, rel=1e-12)
 
 
 @pytest.mark.parametrize("lattice", [16, 24, 32])
@@ -271,8 +278,8 @@ def test_cells_that_particles_began_in_are_found_on_any_lattice(plan, lattice):
     assert dm[tuple(i * cells // lattice)]
 
 
-def test_what_falls_in_from_outside_of_the_region_is_fine_too(plan, tmp_path, monkeypatch):
-    """A region that is made too small by hand: a coarse box says which cells beside it fall in, and with them fine no coarse particle is in the cluster."""
+def test_what_falls_in_from_outside_of_the_region_is_fine_too(plan, tmp_path, monkeypatch, capsys):
+    """A region that is made too small by hand: a coarse box says which cells beside it fall in, and with them fine no coarse particle is in the cluster; else it is said."""
     from hpcdiff.simulate.nbody import zoom
 
     monkeypatch.setattr(zoom, "REGION", 0.8)
@@ -290,12 +297,51 @@ def test_what_falls_in_from_outside_of_the_region_is_fine_too(plan, tmp_path, mo
             assert main(config(tmp_path / name, *ZOOM)) == 0
         with h5py.File(tmp_path / name / "halos.hdf5") as f:
             rough[name] = f["coarse_fraction"][:]
+        mixed, said = int(np.sum(rough[name] > 0.01)), capsys.readouterr().out
+        assert (f"2 halos ({mixed} of them have more than 1% of their mass in heavy particles: coarse_fraction) of " in said) == (mixed > 0)
     assert rough["none"].max() > 0.03 and rough["more"].max() < 0.3 * rough["none"].max()
     with monkeypatch.context() as patch:
         patch.setattr(work._Look, "__call__", look)
         assert main(config(tmp_path / "again", *ZOOM)) == 75
     assert main(config(tmp_path / "again", *ZOOM)) == 0
     assert contents(tmp_path / "again") == contents(tmp_path / "more")
+
+
+def test_cells_that_fall_in_are_fine_with_their_neighbours_also_through_the_walls(plan, monkeypatch):
+    """Those of the region alone add none."""
+    n, sphere = plan.lattice // 2, 5e14
+    fell = np.zeros((n, n, n), bool)
+    of, matter = SimpleNamespace(cells_of=lambda which, cells: fell), SimpleNamespace(about=lambda centre, reach: (None, None))
+    monkeypatch.setattr(CoarseBoxes, "evolved", lambda *args: (of, matter, SimpleNamespace(centre=None, radius_200m=1.0)))
+    fell |= levels(plan, sphere, plan.lattice).inside
+    assert also_fine(CoarseBoxes(plan, 0), sphere) is None
+    fell[0, 3, n - 1] = True
+    added = also_fine(CoarseBoxes(plan, 0), sphere)
+    assert added.sum() == 27 and added[np.ix_([n - 1, 0, 1], [2, 3, 4], [n - 2, n - 1, 0])].all()
+
+
+@pytest.mark.parametrize("of", [coarse, box])
+def test_coarse_particles_are_twice_as_soft_and_the_step_follows_the_fine_ones(plan, tmp_path, monkeypatch, of):
+    """In the coarse boxes and in the box itself; the fine ones are as soft as the step thinks."""
+    told, sphere = {}, 1.2e15
+
+    def evolve(state, mass, gravity, Om0, softening, *rest, fine=None, **more):
+        told.update(softening=softening, fine=fine)
+        raise Stopped("as by a signal")
+
+    monkeypatch.setattr(of, "gravity_of", lambda side, mesh, softening, *rest: told.update(each=softening))
+    monkeypatch.setattr(of, "evolve", evolve)
+    monkeypatch.setattr(box, "also_fine", lambda *args: None)
+    with pytest.raises(Stopped):
+        if of is box:
+            folder = Folder(tmp_path)
+            folder.draws.mkdir(parents=True)
+            box.run_box(plan, folder, 0, "{}", 1, lambda state: None)
+        else:
+            CoarseBoxes(plan, 0).evolved(sphere, plan.lattice)
+    fine = levels(plan, sphere, plan.lattice).is_fine()
+    assert 0 < told["softening"] < plan.period / plan.lattice / 8 and np.array_equal(told["fine"], fine)
+    assert told["each"] == pytest.approx(told["softening"] * np.where(fine, 1, 2))
 
 
 def test_cells_beside_the_region_are_kept_with_the_state(plan, tmp_path):
