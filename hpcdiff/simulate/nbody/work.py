@@ -19,6 +19,7 @@ from hpcdiff.errors import Stopped, UserError
 from hpcdiff.simulate import chunks
 from hpcdiff.simulate.chunks import Folder
 from hpcdiff.simulate.nbody.box import run_box
+from hpcdiff.simulate.nbody.claims import Claims
 from hpcdiff.simulate.nbody.device import settled
 from hpcdiff.simulate.nbody.evolve import FORMAT, State
 from hpcdiff.simulate.nbody.peak import START
@@ -82,35 +83,49 @@ def _read_rows(path: Path) -> dict[str, np.ndarray] | None:
 
 
 def _farm(plan: Plan, folder: Folder, world: World, todo: list[int], told: str, threads: int) -> None:
-    """Rounds of one box a rank, costly ones first, so that those of one round are alike."""
+    """Evolve these boxes, costly ones first, each on the rank that is free."""
     bar = world.progress(100 * len(todo), "% of a box")
     world.sign.path = world.sign.path or plan.config.dir / "stop"  # each rank looks for itself: a box takes long
-    for start in range(0, len(todo), world.size):
-        look = _Look(world, bar, start, len(todo))
+    while todo:
+        claims = Claims(folder.draws, world)
+        look, made = _Look(world, bar, claims, folder, todo), []
         with world.together():
-            if start + world.rank < len(todo):
-                run_box(plan, folder, todo[start + world.rank], told, threads, look, look.stop_if_told)
-        if start + world.size < len(todo) and world.stop_agreed():
-            raise Stopped(f"{start + world.size} of {len(todo)} boxes done; the same command goes on from there")
+            try:
+                for box in claims.take(todo):
+                    look.now = 0
+                    run_box(plan, folder, box, told, threads, look, look.stop_if_told)
+                    made.append(box)
+            except (UserError, Stopped, OSError, RuntimeError):
+                claims.end()
+                raise
+        done = {box for part in world.allgather(made) for box in part}
+        if not done:
+            raise UserError("no rank could take a box", claims.folder, "run simulate again; if it says so again, look at the file system")
+        todo = [box for box in todo if box not in done]  # a file system may have denied a claim that it had granted
     bar.close()
 
 
 class _Look:
-    """What is done after each step of a box: show how far it is, and stop if this rank was told to."""
+    """What is done after each step of a box: show how far all are, and stop if this rank was told to, or another one has ended."""
 
-    def __init__(self, world: World, bar, start: int, count: int) -> None:
-        self.world, self.bar, self.start, self.count, self.shown = world, bar, start, count, 0
+    def __init__(self, world: World, bar, claims: Claims, folder: Folder, todo: list[int]) -> None:
+        self.world, self.bar, self.claims, self.folder, self.todo = world, bar, claims, folder, todo
+        self.now, self.shown = 0, 0
 
     def __call__(self, state: State) -> None:
-        now = int(100 * (1 - math.log(state.a) / math.log(START)))
-        self.bar.update(min(self.world.size, self.count - self.start) * (now - self.shown))  # rank 0's box stands for those of the round
-        self.shown = now
+        self.now = int(100 * (1 - math.log(state.a) / math.log(START)))
         self.stop_if_told(state)
 
     def stop_if_told(self, _: State) -> None:
-        """Stop if this rank was told to."""
-        if self.world.sign.look(True):
-            said = f"{self.start} of {self.count} boxes done, and what was reached of the unfinished ones"
+        """Show how far all are; stop if this rank was told to, or another one has ended."""
+        taken, ended = self.claims.others()
+        active = min(self.world.size, taken)
+        shown = max(100 * (taken - active) + active * self.now, self.shown)  # this rank's box stands for those of the others
+        self.bar.update(shown - self.shown)
+        self.shown = shown
+        if self.world.sign.look(True) or ended:
+            done = sum(self.folder.chunk(box).exists() for box in self.todo)
+            said = f"{done} of {len(self.todo)} boxes done, and what was reached of the unfinished ones"
             raise Stopped(f"{said}; the same command goes on from there")
 
 
