@@ -110,7 +110,7 @@ def draw_cluster(plan: Plan, cell: int, rng: np.random.Generator) -> Cluster:
     filaments = np.array([1, -1, 1])[:, None] * axes[[0, 0, 1]] + 0.3 * rng.normal(size=(3, 3))
     rotation = _toward_axis(_rotation(rng.normal(size=4)), axes[0] + 0.3 * rng.normal(size=3))  # halos point along their filament
     cusp, slope = float(rng.uniform(0.2, 0.5) if cool else rng.uniform(0, 0.3)), float(np.clip(rng.normal(2.0, 0.15), 1.6, 2.4))
-    scale, core = float(0.5 * np.exp(0.25 * rng.normal())), 0.05 if cool else 0.1
+    scale, core = float(0.5 * np.exp(0.25 * rng.normal())), 0.06 if cool else 0.1
     core = profiles.core_of_luminosity(radius, core, cusp, slope, scale, np.exp(SCATTER_X * x["xray"]))
     offset = 0.04 * radius * np.exp(0.5 * x["offset"]) * (2 if disturbed else 1)
     direction = rng.normal(size=3)

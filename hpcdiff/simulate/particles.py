@@ -139,7 +139,7 @@ def _scale_to_mass(plan: Plan, c: Cluster, halo_dm, halo_gas, dm, gas) -> float:
     there = sum(w * np.sum(np.linalg.norm(x - c.position, axis=1) < c.radius) for x, w in ((dm, plan.m_dm), (gas, plan.m_gas)))
     order = np.argsort(r)
     reached = np.searchsorted(np.cumsum(m[order]), c.mass - there)
-    return float(np.clip(c.radius / r[order[min(reached, len(r) - 1)]], 0.7, 1.4))
+    return float(np.clip(c.radius / r[order[min(reached, len(r) - 1)]], 0.5, 2.0))
 
 
 def _pressure(plan: Plan, c: Cluster, gas: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -37,6 +37,19 @@ def test_turbulence_takes_thermal_pressure(drawn):
     assert wild / calm == pytest.approx((1 - profiles.nonthermal(x, 1.6)) / (1 - profiles.nonthermal(x, 1.0)), rel=1e-6)
 
 
+@pytest.mark.parametrize("filled", [0.0, 0.4, 0.65])
+def test_the_halo_is_stretched_to_its_mass_whatever_else_is_there(drawn, filled):
+    """Subhalos and neighbours that are within R200m already leave less to the halo itself."""
+    plan, c = drawn
+    rng = np.random.default_rng(2)
+    n = int(1.5 * c.mass / (plan.m_dm + plan.m_gas))
+    halo = [rng.normal(size=(n, 3)) * 0.5 * c.radius for _ in range(2)]  # dark matter and gas
+    others = c.position + np.zeros((int(filled * c.mass / plan.m_dm), 3))
+    scale = particles._scale_to_mass(plan, c, *halo, others, np.empty((0, 3)))
+    within = [np.sum(np.linalg.norm(scale * x, axis=1) < c.radius) for x in halo]
+    assert plan.m_dm * (within[0] + len(others)) + plan.m_gas * within[1] == pytest.approx(c.mass, rel=1e-3)
+
+
 def test_light_subhalos_have_no_gas(drawn, monkeypatch):
     plan, cluster = drawn
     gas = {}
