@@ -54,10 +54,7 @@ def first_to_claim(path: Path) -> bool:
 
     def claim() -> None:
         with contextlib.suppress(OSError):
-            try:
-                os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
-            except FileExistsError:
-                first[0] = False
+            first[0] = files.made_first(path)
 
     within(PATIENCE, claim)
     return first[0]

@@ -69,6 +69,15 @@ def remove(path: str | Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def made_first(path: str | Path) -> bool:
+    """Make an empty file; False if it is there: of all that ask for one file, on any node, one gets True."""
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+    except FileExistsError:
+        return False
+    return True
+
+
 def free_bytes(path: str | Path) -> int:
     """Bytes free for us on the file system that holds `path` (or will hold it: the nearest existing parent)."""
     path = Path(path).absolute()

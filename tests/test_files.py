@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -48,3 +49,11 @@ def test_remove_takes_files_folders_and_nothing(tmp_path):
 
 def test_free_bytes_of_a_path_that_is_not_there_yet(tmp_path):
     assert files.free_bytes(tmp_path / "x" / "y") > 0
+
+
+def test_one_alone_makes_a_file_first(tmp_path):
+    with ThreadPoolExecutor(8) as pool:
+        first = list(pool.map(lambda _: files.made_first(tmp_path / "a"), range(200)))
+    assert sum(first) == 1 and (tmp_path / "a").stat().st_size == 0
+    with pytest.raises(FileNotFoundError):
+        files.made_first(tmp_path / "none" / "a")

@@ -1,11 +1,12 @@
 """Boxes dealt to ranks as these come free: a box is that rank's whose file of its number was there first.
 
-A box takes minutes, and some three times as long as others of their mass, so ranks that dealt boxes in rounds would wait for each other. No rank deals: rank 0 evolves boxes too, and
-would answer late.
+A box takes minutes, and some three times as long as others of their mass, so in rounds ranks would wait for each other. No rank deals: rank 0 evolves
+boxes too, and would answer late.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Iterable, Iterator
@@ -34,19 +35,20 @@ class Claims:
         with world.together():
             if world.main:
                 self.folder.mkdir()
-        self.size, self._seen = world.size, (-EVERY, 0, False)
+        self._seen = (-EVERY, 0, False)
 
     def take(self, boxes: Iterable[int]) -> Iterator[int]:
         """The boxes, in this order, that no other rank has taken, each taken when it is asked for; none once a rank has ended it."""
         for box in boxes:
             if (self.folder / "end").exists():
                 return
-            if self._made(f"{box:06d}"):
+            if files.made_first(self.folder / f"{box:06d}"):
                 yield box
 
     def end(self) -> None:
         """No rank takes another box."""
-        self._made("end")
+        with contextlib.suppress(OSError):  # what ended this rank is the fault to tell
+            files.made_first(self.folder / "end")
 
     def others(self) -> tuple[int, bool]:
         """How many boxes were taken so far by all ranks, and whether one has ended it; as it was seconds ago at most."""
@@ -54,10 +56,3 @@ class Claims:
             there = os.listdir(self.folder)
             self._seen = time.monotonic(), sum(name != "end" for name in there), "end" in there
         return self._seen[1:]
-
-    def _made(self, name: str) -> bool:
-        try:
-            os.close(os.open(self.folder / name, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
-        except FileExistsError:
-            return False
-        return True

@@ -102,6 +102,7 @@ def _farm(plan: Plan, folder: Folder, world: World, todo: list[int], told: str, 
         if not done:
             raise UserError("no rank could take a box", claims.folder, "run simulate again; if it says so again, look at the file system")
         todo = [box for box in todo if box not in done]  # a file system may have denied a claim that it had granted
+        look.show(100 * len(done))
     bar.close()
 
 
@@ -120,13 +121,16 @@ class _Look:
         """Show how far all are; stop if this rank was told to, or another one has ended."""
         taken, ended = self.claims.others()
         active = min(self.world.size, taken)
-        shown = max(100 * (taken - active) + active * self.now, self.shown)  # this rank's box stands for those of the others
-        self.bar.update(shown - self.shown)
-        self.shown = shown
+        self.show(100 * (taken - active) + active * self.now)  # this rank's box stands for those of the others
         if self.world.sign.look(True) or ended:
             done = sum(self.folder.chunk(box).exists() for box in self.todo)
             said = f"{done} of {len(self.todo)} boxes done, and what was reached of the unfinished ones"
             raise Stopped(f"{said}; the same command goes on from there")
+
+    def show(self, reached: int) -> None:
+        """So many per cent of a box, in all boxes of this look; the bar never goes back."""
+        self.bar.update(max(reached - self.shown, 0))
+        self.shown = max(reached, self.shown)
 
 
 def _counted(paths: list[Path]) -> np.ndarray:

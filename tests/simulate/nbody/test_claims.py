@@ -1,11 +1,15 @@
 """Who evolves which box: each is one rank's, the costly ones are taken first, and what ends is told to the others."""
 
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 
-from hpcdiff.simulate.nbody import claims
+from hpcdiff.errors import Stopped, UserError
+from hpcdiff.simulate.chunks import Folder
+from hpcdiff.simulate.nbody import claims, work
 from hpcdiff.simulate.nbody.claims import Claims
+from hpcdiff.simulate.nbody.work import _Look
 from hpcdiff.world import World
 
 
@@ -56,6 +60,45 @@ def test_none_is_taken_after_an_end_and_the_others_see_it(ours, monkeypatch):
     assert list(boxes) == [] and ours.others() == (1, False)  # not looked at each time
     monkeypatch.setattr(claims, "EVERY", 0.0)
     assert ours.others() == (1, True)
+
+
+def test_a_rank_that_cannot_say_that_it_ends_hides_no_fault(ours):
+    ours.folder.rmdir()
+    ours.end()
+
+
+@pytest.mark.parametrize("fault", [UserError("a", "b", "c"), Stopped("a"), OSError(28, "no space left"), RuntimeError("something else")])
+def test_a_fault_of_one_rank_is_told_to_the_others(tmp_path, monkeypatch, fault):
+    """Which save and stop at their next look, however long their boxes take; the boxes that are there are counted."""
+
+    def run_box(plan, folder, box, *rest):
+        if box == 3:
+            raise fault
+        folder.chunk(box).touch()
+
+    monkeypatch.setattr(work, "run_box", run_box)
+    folder = Folder(tmp_path)
+    folder.draws.mkdir(parents=True)
+    folder.chunks.mkdir()
+    with pytest.raises((UserError, Stopped, RuntimeError)):
+        work._farm(SimpleNamespace(config=SimpleNamespace(dir=tmp_path)), folder, World(), [7, 3, 1], "{}", 1)
+    (claimed,) = folder.draws.iterdir()
+    other = Claims(tmp_path, Ranks(2))
+    other.folder = claimed
+    assert not list(other.take([1]))
+    look = _Look(Ranks(2), SimpleNamespace(update=lambda n: None), other, folder, [7, 3, 1])
+    with pytest.raises(Stopped, match="1 of 3 boxes done"):
+        look.stop_if_told(None)
+
+
+def test_the_bar_ends_with_all_boxes_and_never_goes_back(ours):
+    """Rank 0's box stands for those of the others until all are there."""
+    moved = []
+    bar = SimpleNamespace(update=moved.append)
+    look = _Look(Ranks(4), bar, ours, None, list(range(6)))
+    for reached in (130, 90, 200, 600):
+        look.show(reached)
+    assert moved == [130, 0, 70, 400]
 
 
 def test_an_earlier_run_s_claims_are_of_no_account(tmp_path):

@@ -2,15 +2,19 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from test_nbody_box import plan_of
 
 from hpcdiff.config import read_config
 from hpcdiff.errors import Stopped
 from hpcdiff.simulate.nbody import coarse
-from hpcdiff.simulate.nbody.coarse import CoarseBoxes
+from hpcdiff.simulate.nbody.coarse import CoarseBoxes, also_fine, lattices, pilot_lattice
 from hpcdiff.simulate.nbody.evolve import FORMAT
 from hpcdiff.simulate.nbody.plan import YIELD, Plan
+from hpcdiff.simulate.nbody.zoom import levels
 
 CONFIG = Path(__file__).parents[3] / "configs" / "nbody.yaml"
 
@@ -107,3 +111,29 @@ def test_what_coarse_boxes_gave_is_kept_and_the_last_is_not_evolved_twice(plan, 
         path.write_text(damaged)
         evolved.clear()
         assert coarse.sphere_of(CoarseBoxes(plan, 0, kept=path)) == sphere and evolved == whole
+
+
+def test_coarse_boxes_have_both_kinds_too():
+    """On each of their lattices, which are finer and finer; their mass is the box's."""
+    for wide in (84.0, 90.0):
+        of = plan_of("simulate.cell=42", f"simulate.surroundings={wide}", "simulate.mass_range=[1.5e14, 2e14]", "simulate.clusters=1")
+        found = lattices(of, 0)
+        assert len(found) == 3 and found == sorted(found) and found[0] == pilot_lattice(of, 0) and found[-1] <= of.lattice
+        for n in found:
+            both = levels(of, of.mass[0], n)
+            assert n % 4 == 0 and 0 < both.fine < n**3 / 2 and both.n > both.fine
+            assert both.masses(of).sum() == pytest.approx((of.m_dm + of.m_gas) * of.lattice**3, rel=1e-12)
+
+
+def test_cells_that_fall_in_are_fine_with_their_neighbours_also_through_the_walls(monkeypatch):
+    """Those of the region alone add none."""
+    plan = Plan(read_config(CONFIG, ["simulate.clusters=1"]))
+    n, sphere = plan.lattice // 2, 5e14
+    fell = np.zeros((n, n, n), bool)
+    of, matter = SimpleNamespace(cells_of=lambda which, cells: fell), SimpleNamespace(about=lambda centre, reach: (None, None))
+    monkeypatch.setattr(CoarseBoxes, "evolved", lambda *args: (of, matter, SimpleNamespace(centre=None, radius_200m=1.0)))
+    fell |= levels(plan, sphere, plan.lattice).inside
+    assert also_fine(CoarseBoxes(plan, 0), sphere) is None
+    fell[0, 3, n - 1] = True
+    added = also_fine(CoarseBoxes(plan, 0), sphere)
+    assert added.sum() == 27 and added[np.ix_([n - 1, 0, 1], [2, 3, 4], [n - 2, n - 1, 0])].all()

@@ -2,7 +2,6 @@
 
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -16,9 +15,9 @@ from hpcdiff.errors import Stopped
 from hpcdiff.simulate.__main__ import main
 from hpcdiff.simulate.chunks import Folder
 from hpcdiff.simulate.nbody import box, coarse, peak, work
-from hpcdiff.simulate.nbody.coarse import CoarseBoxes, also_fine, lattices, pilot_lattice
+from hpcdiff.simulate.nbody.coarse import CoarseBoxes, also_fine
 from hpcdiff.simulate.nbody.evolve import FORMAT
-from hpcdiff.simulate.nbody.halos import wrapped
+from hpcdiff.simulate.nbody.halos import Matter, wrapped
 from hpcdiff.simulate.nbody.plan import YIELD
 from hpcdiff.simulate.nbody.zoom import levels
 
@@ -249,18 +248,6 @@ def test_the_cell_s_particles_are_those_about_its_middle(plan):
     assert len(box.in_cell(alike, x, middle)[0]) == len(x)
 
 
-def test_coarse_boxes_have_both_kinds_too():
-    """On each of their lattices, which are finer and finer; their mass is the box's."""
-    for wide in (84.0, 90.0):
-        of = plan_of("simulate.cell=42", f"simulate.surroundings={wide}", "simulate.mass_range=[1.5e14, 2e14]", "simulate.clusters=1")
-        found = lattices(of, 0)
-        assert len(found) == 3 and found == sorted(found) and found[0] == pilot_lattice(of, 0) and found[-1] <= of.lattice
-        for n in found:
-            both = levels(of, of.mass[0], n)
-            assert n % 4 == 0 and 0 < both.fine < n**3 / 2 and both.n > both.fine
-            assert both.masses(of).sum() == pytest.approx((of.m_dm + of.m_gas) * of.lattice**3, rel=1e-12)
-
-
 @pytest.mark.parametrize("lattice", [16, 24, 32])
 def test_cells_that_particles_began_in_are_found_on_any_lattice(plan, lattice):
     """Of all particles all cells; of those of a corner the corner; a coarse one stands for its eight, on lattices finer and coarser than the cells."""
@@ -284,7 +271,13 @@ def test_what_falls_in_from_outside_of_the_region_is_fine_too(plan, tmp_path, mo
 
     monkeypatch.setattr(zoom, "REGION", 0.8)
     monkeypatch.setattr(box, "sphere_of", lambda coarse: 1.2e15)
-    rough = {}
+    rough, asked, found = {}, [], Matter.halos
+
+    def halos(self, least, among=None):
+        asked.append(among is not None and 0 < among.sum() < len(self.x))
+        return found(self, least, among)
+
+    monkeypatch.setattr(Matter, "halos", halos)
 
     def look(self, state):
         if state.steps == 9:
@@ -305,19 +298,7 @@ def test_what_falls_in_from_outside_of_the_region_is_fine_too(plan, tmp_path, mo
         assert main(config(tmp_path / "again", *ZOOM)) == 75
     assert main(config(tmp_path / "again", *ZOOM)) == 0
     assert contents(tmp_path / "again") == contents(tmp_path / "more")
-
-
-def test_cells_that_fall_in_are_fine_with_their_neighbours_also_through_the_walls(plan, monkeypatch):
-    """Those of the region alone add none."""
-    n, sphere = plan.lattice // 2, 5e14
-    fell = np.zeros((n, n, n), bool)
-    of, matter = SimpleNamespace(cells_of=lambda which, cells: fell), SimpleNamespace(about=lambda centre, reach: (None, None))
-    monkeypatch.setattr(CoarseBoxes, "evolved", lambda *args: (of, matter, SimpleNamespace(centre=None, radius_200m=1.0)))
-    fell |= levels(plan, sphere, plan.lattice).inside
-    assert also_fine(CoarseBoxes(plan, 0), sphere) is None
-    fell[0, 3, n - 1] = True
-    added = also_fine(CoarseBoxes(plan, 0), sphere)
-    assert added.sum() == 27 and added[np.ix_([n - 1, 0, 1], [2, 3, 4], [n - 2, n - 1, 0])].all()
+    assert asked and all(asked)  # halos are looked for among the fine particles
 
 
 @pytest.mark.parametrize("of", [coarse, box])
