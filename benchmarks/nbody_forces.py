@@ -57,7 +57,7 @@ SOFTENING = 1 / 22
 
 def scene(lattice: int, until: float, threads: int) -> tuple[Plan, float, np.ndarray, np.ndarray]:
     """Plan, softening (Mpc), positions (n, 3) and masses (n,) of a box that was evolved coarsely to the scale factor `until`."""
-    plan = Plan(Config(simulate=Simulate(engine="nbody", cell=31.5, mass_range=[3e14, 3.1e14], clusters=1)))
+    plan = Plan(Config(simulate=Simulate(engine="nbody", cell=31.5, mass_range=[1.5e14, 1.6e14], clusters=1)))
     softening = SOFTENING * plan.cell / lattice
     mass = np.repeat([plan.m_dm, plan.m_gas], lattice**3) * (plan.lattice / lattice) ** 3
     gravity = Gravity(plan.cell, MESH * lattice, softening, plan.background.Om0, threads)

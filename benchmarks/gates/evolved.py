@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gates import abundance, clusters, convergence, dynamics, figure, halos, inference, stripped, subhalos
+from gates import abundance, clusters, convergence, dynamics, figure, formation, halos, inference, stripped, subhalos
 from gates.table import Table
 from hpcdiff.config import read_config
 from hpcdiff.maps import deal
@@ -117,6 +117,7 @@ def run(options, make: Callable) -> tuple[dict, Callable]:
     plan = Plan(read_config(CONFIG, more))
     of, snapshot = measured(folder, plan.softening)
     gates(table, of, plan)
+    formation.gates(table, of, plan.background)
     clusters.gates(table, of, plan.background)
     subhalos.gates(table, subhalos.hosts(snapshot, plan.softening))
     stripped.strip(folder, bare)

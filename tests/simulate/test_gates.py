@@ -11,7 +11,7 @@ from conftest import make_maps
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
-from gates import abundance, convergence, evolved, halos, inference, projected
+from gates import abundance, convergence, evolved, formation, halos, inference, projected
 from gates.table import Table, cells, failing, markdown
 
 from hpcdiff.config import read_config
@@ -135,3 +135,14 @@ def test_the_mean_map_knows_nothing_of_the_inputs_and_what_it_has_is_no_skill(tm
     assert failing(table.rows) == []
     inference.gates(table, *({"dm": r} for r in ((0.95, 0.3, 0.6), (0.7, 0.2, 0.6), (0.75, 0.2, 0.6))))
     assert failing(table.rows) == ["inference", "shuffled inputs"]
+
+
+def test_heavier_halos_formed_later_and_their_halves_are_gated_apart():
+    """Half of the mass of a cluster was there at z = 0.5 to 0.6 in the median, of a galaxy's halo at z = 1.1; less of it earlier."""
+    mass = np.array([1e12, 1.5e14, 4e14, 1e15])
+    half, fifth = formation.published(mass, B), formation.published(mass, B, 0.2)
+    assert (np.diff(half) > 0).all() and (fifth < half).all()
+    assert half == pytest.approx([0.476, 0.618, 0.654, 0.689], abs=0.005)
+    table = Table()
+    formation.gates(table, {"mass": mass, "formation_scale_factor": half * [1.0, 1.0, 1.3, 1.3]}, B)
+    assert [(row["value"], row["holds"]) for row in table.rows] == [(1.0, True), (1.3, False)]

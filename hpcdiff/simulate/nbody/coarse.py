@@ -30,8 +30,8 @@ PILOT_PARTICLES = 150
 """Dark-matter particles of a coarse cluster, at least."""
 PILOT_LATTICE = 16
 """Particles of a type along the side of a coarse box, at least."""
-PILOT_STEP, PILOT_ACCURACY = 0.04, 0.6
-"""Longest step of a coarse box in ln a, and its accuracy."""
+PILOT_START, PILOT_STEP, PILOT_ACCURACY = 0.1, 0.04, 0.6
+"""Scale factor that a coarse box begins with, its longest step in ln a, and its accuracy."""
 FINER = (1.0, 1.5, 3.0)
 """Lattice of the first, second and third coarse boxes over that of the first; none is finer than the box itself."""
 TRIES = (5, 4, 3)
@@ -78,7 +78,7 @@ class CoarseBoxes:
         softening = plan.period / lattice / 16
         of = levels(plan, sphere, lattice)
         gravity = gravity_of(plan.period, plan.mesh_of(lattice), of.softened(softening), b.Om0, self.threads, plan.device)
-        mass, fine, begin = of.masses(plan), of.is_fine(), start(plan, self.box, sphere, lattice)
+        mass, fine, begin = of.masses(plan), of.is_fine(), start(plan, self.box, sphere, lattice, a=PILOT_START)
         state = evolve(begin, mass, gravity, b.Om0, softening, PILOT_ACCURACY, after=self.after, longest=PILOT_STEP, fine=fine)
         matter = Matter(state.x, mass, gravity.potential(state.x, mass), plan.period, b, self.threads)
         halos = matter.halos(0.1 * plan.mass[self.box], fine)

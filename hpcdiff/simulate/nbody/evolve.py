@@ -1,4 +1,8 @@
-"""Particles through time: kick, drift, kick in comoving coordinates, with one step for all that shrinks as the accelerations grow."""
+"""Particles through time: kick, drift, kick in comoving coordinates, with steps that shrink as the accelerations grow.
+
+A long step, before and after which the mesh's smooth part of gravity kicks, is cut into 1, 2, 4 or 8 short ones for the pairs' part (Tuckerman, Berne & Martyna
+1992). A particle that is pulled less is kicked in every second, fourth or eighth of them alone (Springel 2005), so that most forces are not calculated at all.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +19,14 @@ from hpcdiff.checked import DAMAGED
 from hpcdiff.simulate.nbody import growth
 from hpcdiff.simulate.nbody.gravity import Gravity
 
-FORMAT = 2
+FORMAT = 3
 """Of what a run keeps of unfinished boxes, and of finished ones until all are there; what has another is made anew."""
 LONGEST = 0.02
 """Longest step in ln a."""
+DEEPEST = 3
+"""How often at most a long step is halved."""
 FASTEST, FASTEST_FINE = 99.0, 98.0
-"""The step follows this percentile of the accelerations; of the fine particles alone where there are coarser ones, and a sixth of them is the cluster."""
+"""The shortest step follows this percentile of the accelerations; of the fine particles alone where there are coarser ones, and a sixth of them is the cluster."""
 
 
 @dataclass
@@ -80,37 +86,70 @@ def evolve(
 ) -> State:
     """Evolve the particles to the scale factor `until`.
 
-    A step is at most `longest` in ln a, and `accuracy` times sqrt(2 softening / acceleration), the time to fall through the softening.
-    What it is depends on the state alone, so that a run taken up from a saved state goes through the same ones.
+    A short step is `accuracy` times sqrt(2 softening / acceleration), the time to fall through the softening, of the particles that are pulled most; the others have
+    the same in their own longer ones. A long one is at most `longest` in ln a. What they are depends on the state alone, so that a run taken up from a saved
+    state goes through the same ones.
 
     Args:
         mass: of the particles, any unit, (n,).
         keep: scale factors after which the positions are kept.
-        after: called after each step; what it raises ends the run.
-        fine: bool (n,), the particles whose accelerations the step follows; all if not given.
+        after: called after each long step; what it raises ends the run.
+        fine: bool (n,), the particles whose accelerations the shortest step follows; all if not given.
     """
-    force = gravity.forces(state.x, mass)
+    far, near = gravity.far(state.x, mass), gravity.near(state.x, mass)
     fine = np.ones(len(state.x), bool) if fine is None else fine
     share = FASTEST if fine.all() else FASTEST_FINE
     while state.a < until:
-        pull = np.percentile(np.linalg.norm(force[fine], axis=1), share) / state.a**3  # d2x/dt2
-        step = accuracy * math.sqrt(2 * softening / max(pull, 1e-30)) * float(growth.efunc(state.a, Om0))
-        step = min(step, longest)
+        pull = np.linalg.norm(far + near, axis=1) / state.a**3  # d2x/dt2
+        fall = accuracy * math.sqrt(2 * softening) * float(growth.efunc(state.a, Om0)) / np.sqrt(np.maximum(pull, 1e-30))  # in ln a
+        shortest = float(np.percentile(fall[fine], 100 - share))
         left = math.log(until / state.a)
-        end = until if left < 1.5 * step else state.a * math.exp(step)
+        number = math.ceil(left / min(longest, 2**DEEPEST * shortest))
+        end = until if number == 1 else state.a * math.exp(left / number)
+        halved = np.ceil(np.log2(left / number / np.maximum(fall, shortest))).clip(0, DEEPEST).astype(int)
         middle = math.sqrt(state.a * end)
-        p = state.p + growth.kick(state.a, middle, Om0) * force
-        x = (state.x + growth.drift(state.a, end, Om0) * p) % gravity.side
-        x[x >= gravity.side] = 0.0  # the remainder of a tiny negative number
-        force = gravity.forces(x, mass)
-        p += growth.kick(middle, end, Om0) * force
+        p = state.p + growth.kick(state.a, middle, Om0) * far
+        x, near, deep = _pairs(state.x, p, near, mass, gravity, (state.a, end), halved, Om0)
+        far = gravity.far(x, mass)
+        p += growth.kick(middle, end, Om0) * far
         kept = state.kept
         if any(state.a < k <= end for k in keep):
             kept = (*kept, (end, x.astype(np.float32)))
-        state = replace(state, a=end, x=x, p=p, steps=state.steps + 1, kept=kept)
+        state = replace(state, a=end, x=x, p=p, steps=state.steps + deep, kept=kept)
         if after is not None:
             after(state)
     return state
+
+
+def _pairs(
+    x, p, near, mass, gravity: Gravity, span: tuple[float, float], halved: np.ndarray, Om0: float
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """A long step under the pairs' part of gravity: positions and forces at its end, and the number of short ones; p is changed.
+
+    Args:
+        near: forces at its begin. halved: how often it is halved for each particle, (n,).
+    """
+    deepest = int(halved.max())
+    short = 2**deepest
+    times = np.geomspace(*span, short + 1)
+    times[0], times[-1] = span
+    for now in range(short + 1):
+        # those whose own step ends or begins now; a whole number of short ones
+        own = [short >> level for level in range(deepest + 1)]
+        here = np.array([now % size == 0 for size in own])
+        on = here[halved]
+        if now:
+            x = (x + growth.drift(times[now - 1], times[now], Om0) * p) % gravity.side
+            x[x >= gravity.side] = 0.0  # the remainder of a tiny negative number
+            near[on] = gravity.near(x, mass, None if on.all() else on)
+        kicks = np.zeros(deepest + 1)
+        for level in np.flatnonzero(here):
+            for other in (now - own[level], now + own[level]):
+                if 0 <= other <= short:
+                    half = math.sqrt(times[now] * times[other])
+                    kicks[level] += growth.kick(*sorted((times[now], half)), Om0)
+        p[on] += kicks[halved[on], None] * near[on]
+    return x, near, short
 
 
 def energies(state: State, mass: np.ndarray, gravity: Gravity) -> tuple[float, float]:

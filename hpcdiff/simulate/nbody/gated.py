@@ -13,7 +13,7 @@ MASSES = (1.5e14, 1.2e15)
 """Their lowest and highest target mass, Msun."""
 CELL, SURROUNDINGS = 40.0, 114.0
 """Their cells and boxes, comoving Mpc: what is gated has them as wide or wider."""
-ACCURACY = 0.3
+ACCURACY = 0.2
 """Their `simulate.accuracy`; a smaller one has shorter steps."""
 NOT_MET = ("P(k)", "c(M)", "masses", "subhalos")
 """Groups of gates of which at least one is not met (docs/simulation.md)."""

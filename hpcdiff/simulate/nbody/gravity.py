@@ -50,8 +50,17 @@ class Gravity:
 
     def forces(self, x: np.ndarray, mass: np.ndarray) -> np.ndarray:
         """-grad(phi), float64 (n, 3); x (n, 3) within [0, side), float64, mass (n,) in any unit."""
+        return self.far(x, mass) + self.near(x, mass)
+
+    def far(self, x: np.ndarray, mass: np.ndarray) -> np.ndarray:
+        """The mesh's part of `forces`, which changes slowly."""
         self._threads()
-        return self.mesh.forces(x, mass) + self.pairs.forces(x, self._point_mass(mass))
+        return self.mesh.forces(x, mass)
+
+    def near(self, x: np.ndarray, mass: np.ndarray, on: np.ndarray | None = None) -> np.ndarray:
+        """The pairs' part of `forces`, on all particles or those that `on` (bool, (n,)) has, (n or fewer, 3)."""
+        self._threads()
+        return self.pairs.forces(x, self._point_mass(mass), on)
 
     def potential(self, x: np.ndarray, mass: np.ndarray) -> np.ndarray:
         """phi without the particle's own, of zero mean over the box, float64 (n,)."""

@@ -11,6 +11,7 @@ from scipy import fft
 
 from hpcdiff.cosmology import Background, colossus_cosmology
 from hpcdiff.simulate.nbody import growth
+from hpcdiff.simulate.nbody.excursion import Peak, top_hat
 
 
 class Waves:
@@ -79,23 +80,19 @@ def power(background: Background, waves: Waves) -> np.ndarray:
     return out
 
 
-def with_peak(waves: Waves, modes: np.ndarray, spectrum: np.ndarray, radius: float, height: float) -> np.ndarray:
-    """The field nearest to this one with a peak at the box's centre (Hoffman & Ribak 1991).
-
-    Smoothed by a top hat of `radius` (Mpc) it has the value `height` there, and no slope; the residual keeps the field's own waves.
-    """
-    centre = 0.5 * waves.side
-    x = np.sqrt(waves.k2) * radius
-    window = 3 * (np.sin(x) - x * np.cos(x)) / x**3
+def with_peak(waves: Waves, modes: np.ndarray, spectrum: np.ndarray, peak: Peak) -> np.ndarray:
+    """The field nearest to this one with a peak at the box's centre (Hoffman & Ribak 1991); the residual keeps the field's own waves."""
+    centre, k = 0.5 * waves.side, np.sqrt(waves.k2)
     phase = np.exp(1j * centre * (waves.k[0] + waves.k[1] + waves.k[2]))
+    gauss = phase * np.exp(-0.5 * waves.k2 * peak.narrow**2)
     twice = np.full(waves.n // 2 + 1, 2.0)  # waves that stand for their opposite too
     twice[0] = twice[-1] = 1
     # each constraint is the real part of the sum of functional x mode
-    functionals = [window * phase, *(1j * k * window * phase for k in waves.k)]
+    functionals = [top_hat(k * peak.radius) * phase, waves.k2 * gauss, *(1j * one * gauss for one in waves.k)]
     had = np.array([np.sum(twice * (f * modes).real) for f in functionals])
     answer = [spectrum * f.conj() for f in functionals]
     covariance = np.array([[np.sum(twice * (f * a).real) for a in answer] for f in functionals])
-    weights = np.linalg.solve(covariance, np.array([height, 0, 0, 0]) - had)
+    weights = np.linalg.solve(covariance, np.array([peak.height, peak.curvature, 0, 0, 0]) - had)
     return modes + sum(w * a for w, a in zip(weights, answer, strict=True))
 
 

@@ -41,17 +41,20 @@ class Pairs:
         ball2 = np.broadcast_to((BALL * np.asarray(self.softening)) ** 2, len(x))[order].astype(np.float32)
         return order, first, *columns, mass[order].astype(np.float32), ball2
 
-    def sums(self, over, x: np.ndarray, mass: np.ndarray, coefficients: np.ndarray, columns: int) -> np.ndarray:
-        """What `over` (of `over_slices`) sums for each particle, float64 (n, columns)."""
+    def sums(
+        self, over, x: np.ndarray, mass: np.ndarray, coefficients: np.ndarray, columns: int, on: np.ndarray | None = None
+    ) -> np.ndarray:
+        """What `over` (of `over_slices`) sums for each particle, or for those that `on` (bool, (n,)) has, float64 (n or fewer, columns)."""
         order, *rest = self._sorted(x, mass)
-        out, back = np.empty((len(x), columns)), np.empty((len(x), columns))
-        over(*rest, self.n, self.deep, self.side, self.reach, tuple(coefficients), out)
-        back[order] = out
-        return back
+        wanted = np.arange(len(x)) if on is None else np.flatnonzero(on[order])
+        out, back = np.empty((len(wanted), columns)), np.empty((len(x), columns))
+        over(*rest, self.n, self.deep, self.side, self.reach, tuple(coefficients), wanted, out)
+        back[order[wanted]] = out
+        return back if on is None else back[on]
 
-    def forces(self, x: np.ndarray, mass: np.ndarray) -> np.ndarray:
-        """Sum over j of m_j times the short-range pull towards j, float64 (n, 3); x (n, 3) within the box, Mpc."""
-        return self.sums(_forces, x, mass, force_polynomial(self.split), 3)
+    def forces(self, x: np.ndarray, mass: np.ndarray, on: np.ndarray | None = None) -> np.ndarray:
+        """Sum over j of m_j times the short-range pull towards j, on all particles or those that `on` (bool, (n,)) has, float64 (n or fewer, 3); x (n, 3) within the box, Mpc."""
+        return self.sums(_forces, x, mass, force_polynomial(self.split), 3, on)
 
     def potential(self, x: np.ndarray, mass: np.ndarray) -> np.ndarray:
         """Sum over j, not i itself, of m_j times the short-range potential, float64 (n,)."""
@@ -141,22 +144,23 @@ def _depth(x, y, z, m, b, px, py, pz, ball2, reach2, p):
 
 
 def over_slices(of_slice):
-    """The compiled sum of what `of_slice` gives for each slice within reach of each particle, into the columns of `out`."""
+    """The compiled sum of what `of_slice` gives for each slice within reach of each of the particles `wanted`, into the columns of `out`."""
 
     @compiled(parallel=True)
-    def sums(first, x, y, z, m, b, n, deep, side, reach, p, out):
+    def sums(first, x, y, z, m, b, n, deep, side, reach, p, wanted, out):
         reach2 = np.float32(reach**2)
         for piece in prange(PIECES):
             starts, ends, shifts = np.empty(MOST, np.int64), np.empty(MOST, np.int64), np.empty((MOST, 3), np.float32)
-            for block in range(piece * BLOCK, len(x), PIECES * BLOCK):
-                for i in range(block, min(block + BLOCK, len(x))):
-                    out[i] = 0.0
+            for block in range(piece * BLOCK, len(wanted), PIECES * BLOCK):
+                for row in range(block, min(block + BLOCK, len(wanted))):
+                    i = wanted[row]
+                    out[row] = 0.0
                     for s in range(_slices(first, n, deep, side, reach, x[i], y[i], z[i], starts, ends, shifts)):
                         at = slice(starts[s], ends[s])
                         px, py, pz = x[i] - shifts[s, 0], y[i] - shifts[s, 1], z[i] - shifts[s, 2]
                         one = of_slice(x[at], y[at], z[at], m[at], b[at], px, py, pz, b[i], reach2, p)
                         for k in range(len(one)):
-                            out[i, k] += one[k]
+                            out[row, k] += one[k]
 
     return sums
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from hpcdiff.simulate.nbody.evolve import State
+from hpcdiff.simulate.nbody.excursion import Excursion
 from hpcdiff.simulate.nbody.halos import Halo, Matter
 from hpcdiff.simulate.nbody.initial import Waves, coarser, displaced, power, white, with_peak
 from hpcdiff.simulate.nbody.plan import COARSER, Plan
@@ -12,12 +13,10 @@ from hpcdiff.simulate.nbody.zoom import levels, radius_of
 
 START = 0.04
 """Scale factor of the initial conditions."""
-COLLAPSE = 1.686
-"""Linear overdensity today of the sphere that a cluster is made from."""
 
 
-def start(plan: Plan, box: int, sphere: float, lattice: int, also_fine: np.ndarray | None = None) -> State:
-    """A box at `START`: dark matter on a lattice, gas on the one between, both moved by the same waves.
+def start(plan: Plan, box: int, sphere: float, lattice: int, also_fine: np.ndarray | None = None, a: float = START) -> State:
+    """A box at the scale factor a: dark matter on a lattice, gas on the one between, both moved by the same waves.
 
     Args:
         sphere: mass of the overdense sphere at the box's centre, Msun; of no account in the one box.
@@ -28,15 +27,15 @@ def start(plan: Plan, box: int, sphere: float, lattice: int, also_fine: np.ndarr
     spectrum = power(b, waves)
     modes = white(waves, plan.seed_of(box)) * np.sqrt(spectrum)
     if not plan.single:
-        modes = with_peak(waves, modes, spectrum, radius_of(plan, sphere), COLLAPSE)
+        modes = with_peak(waves, modes, spectrum, Excursion(b).peak(radius_of(plan, sphere), *plan.quantiles[box]))
     of = levels(plan, sphere, lattice, also_fine)
-    kinds = [[of.chosen(each) for each in displaced(waves, modes, b.Om0, START, offset)] for offset in (0.0, 0.5)]
+    kinds = [[of.chosen(each) for each in displaced(waves, modes, b.Om0, a, offset)] for offset in (0.0, 0.5)]
     if of.inside is not None:  # a coarse particle stands in the centre of mass of the fine ones that it is instead of
         n, gas = lattice // COARSER, b.Ob0 / b.Om0
         middle = (0.5 * gas + 0.5 * (COARSER - 1)) / COARSER
-        coarse = displaced(Waves(plan.period, n), coarser(modes, n), b.Om0, START, middle)
+        coarse = displaced(Waves(plan.period, n), coarser(modes, n), b.Om0, a, middle)
         kinds.insert(1, [each[~of.inside.ravel()] for each in coarse])
-    return State(START, *(np.concatenate([kind[i] for kind in kinds]) for i in range(2)), sphere=sphere, also_fine=also_fine)
+    return State(a, *(np.concatenate([kind[i] for kind in kinds]) for i in range(2)), sphere=sphere, also_fine=also_fine)
 
 
 def central(halos: list[Halo], matter: Matter, sphere: np.ndarray) -> int | None:

@@ -20,8 +20,8 @@ LEAST_LATTICE, MOST_LATTICE = 8, 1024
 """Particles of a type along the side of a box."""
 LEAST_PARTICLES = 100
 """Least dark-matter particles of the least massive cluster."""
-LARGEST, LARGEST_ZOOMED = 0.38, 0.078
-"""Largest cluster over the mass of its box: the sphere that it was made from reaches nine tenths of the way to the walls; with a region of its own that does."""
+LARGEST, LARGEST_ZOOMED = 0.14, 0.078
+"""Largest cluster over the mass of its box: heavier ones stay far below their targets (measured on boxes of 45 Mpc); with a region of its own, which then reaches the walls."""
 YIELD = 0.8
 """M200m over the mass of the sphere whose linear overdensity is 1.686 (measured on clusters of 1e14 to 1e15)."""
 SOFTEST = 0.4
@@ -32,7 +32,7 @@ REGION = 1.75
 """Radius of that region over that of the overdense sphere."""
 LEAST_CELL = 5.0
 """Side of a cell that is cut out of a wider box over R200m of the heaviest cluster."""
-SECONDS, SECONDS_ZOOMED = 7e-6, 1e-5
+SECONDS, SECONDS_ZOOMED = 7e-6, 4e-6
 """Core seconds of a step over the particles of a type, coarse boxes included, measured on a server's cores with lattices of 30^3 and 42^3; of 80^3 with surroundings."""
 FORCES_ON = {"cpu": "the CPU", "cuda": "a GPU (the time below is a CPU's)", "auto": "GPUs if every rank has one"}
 """`simulate.device` in words."""
@@ -57,7 +57,7 @@ class Plan:
         period: side of the periodic box that is evolved, comoving Mpc. zoomed: it is wider than the cell, and coarser around the cluster's region.
         lattice: particles of a type along the side of a box. mesh: cells of the gravity mesh along it. softening: comoving Mpc.
         m_dm, m_gas: particle masses, Msun; heaviest: dark-matter particle that the least massive cluster allows.
-        mass: target M200m of each box, Msun, (boxes,); empty for the one box.
+        mass: target M200m of each box, Msun, (boxes,); empty for the one box. quantiles: of the height and the curvature of its peak (`excursion`), (boxes, 2).
         shares, shares_in_cell: particles of each box, and of its cell, over n_box, about; most: of a box, where a cluster needs twice the usual region.
         n_box, n_total: particles of each type in a box and in all, at most where zoomed. blocks: what each chunk file holds: the number of its box.
     Raises:
@@ -123,6 +123,7 @@ class Plan:
         rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.seed, 2**32 - 3])))
         strata = (rng.permutation(self.boxes) + rng.random(self.boxes)) / self.boxes
         self.mass = np.empty(0) if self.single else low * (high / low) ** strata
+        self.quantiles = np.stack([(rng.permutation(self.boxes) + rng.random(self.boxes)) / self.boxes for _ in range(2)], axis=1)
         self.shares, self.shares_in_cell = self._shares(1.0)
         self.most = float(self._shares(2.0)[0].max())
 

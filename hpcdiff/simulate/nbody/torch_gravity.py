@@ -62,13 +62,18 @@ class TorchGravity(Gravity):
     def _threads(self) -> None:
         """Nothing: torch has its own."""
 
-    def _there(self, of: Callable, x: np.ndarray, mass: np.ndarray) -> np.ndarray:
+    def _there(self, of: Callable, x: np.ndarray, mass: np.ndarray, *more: np.ndarray) -> np.ndarray:
         with enough_memory(self.device), torch.inference_mode():
-            return of(*(torch.as_tensor(a, dtype=torch.float64).to(self.device) for a in (x, mass))).cpu().numpy()
+            there = [torch.as_tensor(a, dtype=torch.float64).to(self.device) for a in (x, mass)]
+            return of(*there, *(torch.from_numpy(a).to(self.device) for a in more)).cpu().numpy()
 
-    def forces(self, x: np.ndarray, mass: np.ndarray) -> np.ndarray:
-        """As `Gravity.forces`: arrays of the host, float64."""
-        return self._there(super().forces, x, mass)
+    def far(self, x: np.ndarray, mass: np.ndarray) -> np.ndarray:
+        """As `Gravity.far`: arrays of the host, float64."""
+        return self._there(super().far, x, mass)
+
+    def near(self, x: np.ndarray, mass: np.ndarray, on: np.ndarray | None = None) -> np.ndarray:
+        """As `Gravity.near`."""
+        return self._there(super().near, x, mass, *([] if on is None else [on]))
 
     def potential(self, x: np.ndarray, mass: np.ndarray) -> np.ndarray:
         """As `Gravity.potential`."""

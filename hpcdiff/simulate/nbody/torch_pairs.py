@@ -156,12 +156,16 @@ class TorchPairs:
             compiled = cannot_compile(device) is None
         self.compiled = bool(compiled)
 
-    def _sum(self, of_pairs: Callable, x: Tensor, mass: Tensor, coefficients: np.ndarray, columns: int) -> Tensor:
-        """What `of_pairs` gives, added up over all tiles j of each tile i, float64 (n, columns)."""
+    def _sum(self, of_pairs: Callable, x: Tensor, mass: Tensor, coefficients: np.ndarray, columns: int, on: Tensor | None = None) -> Tensor:
+        """What `of_pairs` gives, added up over all tiles j of each tile i, float64 (n, columns); where no particle of a tile i is `on`, 0."""
         of_pairs = fused(of_pairs) if self.compiled else of_pairs
         p = torch.tensor([self.reach**2, *coefficients.tolist()], device=x.device)
         tiles = tiled(x, mass, ((BALL * self.softening) ** 2).expand(len(x)))
         i, j, image = near(tiles.boxes, self.images, self.reach)
+        if on is not None:
+            padded = torch.nn.functional.pad(on, (0, tiles.order.numel() - len(on)))
+            wanted = padded[tiles.order].any(1)[i]
+            i, j, image = i[wanted], j[wanted], image[wanted]
         first = torch.searchsorted(i, torch.arange(len(tiles.x) + 1, device=x.device))
         begins, count = first.tolist(), len(i)  # the host waits here, and not again
         i, j, image = (torch.nn.functional.pad(one, (0, -count % self.chunk)) for one in (i, j, image))
@@ -177,9 +181,10 @@ class TorchPairs:
         back[tiles.order.flatten()] = out.mT.reshape(-1, columns)
         return back[:n]
 
-    def forces(self, x: Tensor, mass: Tensor) -> Tensor:
-        """Sum over j of m_j times the short-range pull towards j, float64 (n, 3); x (n, 3) within the box, Mpc, mass (n,)."""
-        return self._sum(pull, x, mass, force_polynomial(self.split), 3)
+    def forces(self, x: Tensor, mass: Tensor, on: Tensor | None = None) -> Tensor:
+        """Sum over j of m_j times the short-range pull towards j, on all particles or those that `on` (bool, (n,)) has, float64 (n or fewer, 3); x (n, 3) within the box, Mpc, mass (n,)."""
+        found = self._sum(pull, x, mass, force_polynomial(self.split), 3, on)
+        return found if on is None else found[on]
 
     def potential(self, x: Tensor, mass: Tensor) -> Tensor:
         """Sum over j, not i itself, of m_j times the short-range potential, float64 (n,)."""

@@ -19,7 +19,7 @@ from hpcdiff.simulate.nbody.gravity import gravity_of
 from hpcdiff.simulate.nbody.torch_gravity import TorchGravity
 from hpcdiff.world import World
 
-SMALL = ["simulate.engine=nbody", "simulate.clusters=1", "simulate.mass_range=[7e14, 1.2e15]", "simulate.cell=45"]
+SMALL = ["simulate.engine=nbody", "simulate.clusters=1", "simulate.mass_range=[3e14, 5e14]", "simulate.cell=45"]
 SMALL += ["simulate.particle_mass=1.83e12", "simulate.accuracy=1"]
 
 

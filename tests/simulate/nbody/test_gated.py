@@ -26,7 +26,7 @@ def engine(*changes):
 
 def test_the_preset_says_which_gates_are_not_met(monkeypatch):
     monkeypatch.setattr(gated, "NOT_MET", ("c(M)", "P(k)"))
-    assert engine() == "nbody (gates not met: c(M), P(k))" == engine("simulate.accuracy=0.2")
+    assert engine() == "nbody (gates not met: c(M), P(k))" == engine("simulate.accuracy=0.15")
     monkeypatch.setattr(gated, "NOT_MET", ())
     assert engine() == "nbody"
 
@@ -37,7 +37,7 @@ def test_the_preset_says_which_gates_are_not_met(monkeypatch):
         "simulate.particle_mass=1.27e10",
         "simulate.particle_mass=1.4e11",
         "simulate.softening=60",
-        "simulate.accuracy=0.4",
+        "simulate.accuracy=0.3",
         "simulate.mass_range=[1.5e14, 1.4e15]",
         "simulate.mass_range=[1.2e14, 1.2e15]",
         "simulate.surroundings=110",

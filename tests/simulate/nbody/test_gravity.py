@@ -134,6 +134,16 @@ def test_momentum_is_conserved(scene, kind):
     assert np.linalg.norm(pull.sum(axis=0)) < 1e-4 * np.linalg.norm(pull, axis=1).sum()
 
 
+def test_forces_on_some_are_those_that_they_have_among_all(scene, kind):
+    x, mass = scene
+    gravity, rng = kind(SIDE, 32, EPS, OM), np.random.default_rng(4)
+    every = gravity.near(x, mass)
+    assert np.abs(gravity.far(x, mass) + every - gravity.forces(x, mass)).max() < 1e-12 * np.abs(every).max()
+    for on in (rng.random(len(x)) < 0.3, np.arange(len(x)) == 7, np.ones(len(x), bool)):
+        some = gravity.near(x, mass, on)
+        assert some.shape == (on.sum(), 3) and np.abs(some - every[on]).max() < 1e-12 * np.abs(every).max()
+
+
 def test_forces_do_not_depend_on_where_the_box_is_cut(scene, kind):
     x, mass = scene
     gravity = kind(SIDE, 32, EPS, OM)
@@ -146,6 +156,8 @@ def test_any_number_of_threads_gives_the_same_bits(scene):
     x, mass = scene
     one, two = (Gravity(SIDE, 32, EPS, OM, threads).forces(x, mass) for threads in (1, 2))
     assert (one == two).all()
+    on = np.random.default_rng(4).random(len(x)) < 0.5
+    assert (Gravity(SIDE, 32, EPS, OM, 2).near(x, mass, on) == Gravity(SIDE, 32, EPS, OM, 1).near(x, mass)[on]).all()
 
 
 def test_torch_gives_the_same_bits_again(scene):

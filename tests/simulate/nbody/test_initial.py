@@ -5,6 +5,7 @@ import pytest
 
 from hpcdiff.cosmology import Background, colossus_cosmology
 from hpcdiff.simulate.nbody import growth
+from hpcdiff.simulate.nbody.excursion import Peak
 from hpcdiff.simulate.nbody.initial import Waves, displaced, power, white, with_peak
 
 SIDE = 40.0
@@ -48,23 +49,25 @@ def test_variance_in_spheres_is_that_of_the_spectrum():
     assert np.sqrt(variance) == pytest.approx(colossus_cosmology(Background()).sigma(16.0), rel=0.05)
 
 
-def test_the_peak_has_its_height_and_no_slope_and_the_rest_stays_random():
+def test_the_peak_is_what_was_asked_for_and_the_rest_stays_random():
+    """Height within the sphere; slope and curvature under the Gaussian."""
     waves, spectrum, modes = field(32)
-    radius, height = 8.0, 1.9
-    peak = with_peak(waves, modes, spectrum, radius, height)
-    x = np.sqrt(waves.k2) * radius
+    wanted = Peak(radius=8.0, height=1.9, narrow=3.7, curvature=0.15)
+    peak = with_peak(waves, modes, spectrum, wanted)
+    x, c = np.sqrt(waves.k2) * wanted.radius, waves.n // 2
     smooth = waves.mesh(peak * 3 * (np.sin(x) - x * np.cos(x)) / x**3)
-    c = waves.n // 2
-    assert smooth[c, c, c] == pytest.approx(height, rel=1e-6)
+    assert smooth[c, c, c] == pytest.approx(wanted.height, rel=1e-6)
+    gauss = peak * np.exp(-0.5 * waves.k2 * wanted.narrow**2)
+    assert waves.mesh(-waves.k2 * gauss)[c, c, c] == pytest.approx(-wanted.curvature, rel=1e-6)
     for axis in range(3):
-        ahead, behind = (np.roll(smooth, s, axis)[c, c, c] for s in (-1, 1))
-        assert abs(ahead - behind) < 0.02 * height
-        assert ahead < height
+        assert abs(waves.mesh(1j * waves.k[axis] * gauss)[c, c, c]) < 1e-9
     # the mean field of two realisations differs by their own noise alone: the change lies along the constraints
     change = waves.mesh(peak - modes)
     far = np.linalg.norm(np.indices((32,) * 3) - c, axis=0) > 15
     assert change[~far].std() > 2 * change[far].std()
     assert waves.mesh(peak).std() > 0.7 * waves.mesh(modes).std()
+    again = with_peak(waves, peak, spectrum, wanted)  # what is there is not put in twice
+    assert np.abs(again - peak).max() < 1e-9 * np.abs(peak).max()
 
 
 def test_growth_is_that_of_its_differential_equation():

@@ -7,8 +7,10 @@ import pytest
 
 from hpcdiff.config import read_config
 from hpcdiff.cosmology import Background
-from hpcdiff.simulate.nbody import peak
+from hpcdiff.simulate.nbody import growth, peak
+from hpcdiff.simulate.nbody.excursion import Excursion
 from hpcdiff.simulate.nbody.halos import Halo, Matter
+from hpcdiff.simulate.nbody.initial import with_peak
 from hpcdiff.simulate.nbody.plan import Plan
 
 CONFIG = Path(__file__).parents[3] / "configs" / "nbody.yaml"
@@ -31,6 +33,40 @@ def test_the_same_waves_at_any_lattice(plan):
 
 def _lattice(plan, n):
     return plan.cell / n * np.stack(np.meshgrid(*[np.arange(n)] * 3, indexing="ij"), -1)
+
+
+def test_the_peak_is_the_one_of_the_box_s_quantiles(plan, monkeypatch):
+    """On the scale of the sphere, and the lattice moves towards it: it is denser there than without."""
+    asked, sphere = [], 1.2 * float(plan.mass[1])
+
+    def spy(waves, modes, spectrum, wanted):
+        asked.append(wanted)
+        return with_peak(waves, modes, spectrum, wanted)
+
+    monkeypatch.setattr(peak, "with_peak", spy)
+    state = peak.start(plan, 1, sphere, 16)
+    radius = np.cbrt(3 * sphere / (4 * np.pi * plan.background.rho_mean()))
+    (wanted,) = asked
+    expected = Excursion(plan.background).peak(radius, *plan.quantiles[1])
+    assert [getattr(wanted, k) for k in vars(expected)] == pytest.approx(list(vars(expected).values()), rel=1e-9)
+    lattice = np.concatenate([_lattice(plan, 16) + offset * plan.cell / 16 for offset in (0.0, 0.5)]).reshape(-1, 3)
+    moved = (state.x - lattice + plan.cell / 2) % plan.cell - plan.cell / 2
+    out = lattice - plan.cell / 2
+    r = np.linalg.norm(out, axis=1)
+    near = (r > 0.5 * radius) & (r < radius)
+    inward = -np.sum(moved * out, axis=1)[near] / r[near] ** 2
+    grown = growth.growth(peak.START, plan.background.Om0)
+    assert inward.mean() == pytest.approx(grown * wanted.height / 3, rel=0.25)
+
+
+def test_a_box_begins_when_it_is_told_to(plan):
+    """Later the same waves have moved the particles farther, as they grow."""
+    sphere = 1.2 * float(plan.mass[0])
+    early, late = (peak.start(plan, 0, sphere, 16, a=a) for a in (0.05, 0.1))
+    assert (early.a, late.a) == (0.05, 0.1)
+    lattice = np.concatenate([_lattice(plan, 16) + offset * plan.cell / 16 for offset in (0.0, 0.5)]).reshape(-1, 3)
+    one, two = (((state.x - lattice + plan.cell / 2) % plan.cell - plan.cell / 2).ravel() for state in (early, late))
+    assert (one @ two) / (one @ one) == pytest.approx(2.0, rel=0.03)
 
 
 def test_the_cluster_is_what_has_most_of_the_sphere():
