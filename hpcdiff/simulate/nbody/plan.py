@@ -32,8 +32,8 @@ REGION = 1.75
 """Radius of that region over that of the overdense sphere."""
 LEAST_CELL = 5.0
 """Side of a cell that is cut out of a wider box over R200m of the heaviest cluster."""
-SECONDS, SECONDS_ZOOMED = 7e-6, 4e-6
-"""Core seconds of a step over the particles of a type, coarse boxes included, measured on a server's cores with lattices of 30^3 and 42^3; of 80^3 with surroundings."""
+SECONDS = 4e-6
+"""Core seconds of a step over the particles of a type, coarse boxes included, measured on a server's cores with lattices of 32^3 and 48^3, and of 80^3 with surroundings."""
 FORCES_ON = {"cpu": "the CPU", "cuda": "a GPU (the time below is a CPU's)", "auto": "GPUs if every rank has one"}
 """`simulate.device` in words."""
 BYTES_OF_PARTICLE = 700
@@ -154,7 +154,7 @@ class Plan:
     def core_hours(self) -> float:
         """About how long all boxes take together: steps are as many as was measured for clusters of 2e14 to 1e15 Msun."""
         steps = 160 + 60 * (0.3 / self.config.simulate.accuracy) * (0.176 / self.softening)
-        return self.n_box * float(self.shares.sum()) * steps * (SECONDS_ZOOMED if self.zoomed else SECONDS) / 3600
+        return self.n_box * float(self.shares.sum()) * steps * SECONDS / 3600
 
     def corner(self, box: int) -> np.ndarray:
         """Lower corner of a box in the snapshot, comoving Mpc, (3,)."""
