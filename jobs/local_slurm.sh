@@ -59,8 +59,11 @@ SlurmUser=$(id -un)
 SlurmdUser=$(id -un)
 AuthType=auth/munge
 CredType=cred/munge
-# a requeued job waits as long as a job's credential is valid
-AuthInfo=socket=$dir/munge.socket,cred_expire=5
+# a requeued job waits as long as a job's credential is valid; a busy machine takes seconds to start a step with it
+AuthInfo=socket=$dir/munge.socket,cred_expire=20
+# a busy machine answers late
+MessageTimeout=60
+TCPTimeout=10
 StateSaveLocation=$dir/state
 SlurmdSpoolDir=$dir/spool/%n
 # a folder for each node: pmix puts sockets there

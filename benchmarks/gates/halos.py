@@ -127,11 +127,10 @@ def _halo(s: Snapshot, i: int) -> dict:
 
 
 def _projected(s: Snapshot, i: int, c: float, least: float) -> np.ndarray:
-    """Surface density of the dark matter in `RINGS` over what it should be for this c200m, seen along z; NaN within `least` (Mpc)."""
+    """Surface density of the dark matter in `RINGS` over what it should be for this c200m, mean of three lines of sight; NaN within `least` (Mpc)."""
     mass, edges = s.halos["mass_200m"][i], RINGS * s.halos["radius_200m"][i]
     which, x = s.about(i, "dm", float(np.hypot(HALF_DEPTH, edges[-1])))
-    there = np.abs(x[:, 2]) < HALF_DEPTH
-    found = np.histogram(np.hypot(x[there, 0], x[there, 1]), edges, weights=s.m["dm"][which[there]])[0] / (np.pi * np.diff(edges**2))
+    found = projected.rings(x, s.m["dm"][which], edges, HALF_DEPTH).mean(axis=0)
     of_dm = 1 - s.background.Ob0 / s.background.Om0
     return np.where(edges[:-1] < least, np.nan, found / of_dm / projected.expected(mass, c, edges, HALF_DEPTH, s.background))
 

@@ -11,6 +11,20 @@ from hpcdiff.cosmology import Background, colossus_cosmology
 _told = functools.lru_cache(maxsize=1)(colossus_cosmology)  # each time that it is told, colossus forgets its correlation function
 
 
+def rings(x: np.ndarray, mass: np.ndarray, edges: np.ndarray, half: float) -> np.ndarray:
+    """Surface density in rings of a slab of depth 2 `half` (Mpc) about a halo, seen along x, y and z, (3, rings).
+
+    Args:
+        x: positions about the halo's centre, Mpc, (n, 3). mass: Msun, (n,). edges: of the rings, Mpc.
+    """
+    found = []
+    for axis in range(3):
+        there = np.abs(x[:, axis]) < half
+        r = np.hypot(*np.delete(x[there], axis, axis=1).T)
+        found.append(np.histogram(r, edges, weights=mass[there])[0] / (np.pi * np.diff(edges**2)))
+    return np.array(found)
+
+
 def expected(mass: float, concentration: float, edges: np.ndarray, half: float, background: Background) -> np.ndarray:
     """Mean surface density in rings, Msun/Mpc^2 of all matter, of a slab of depth 2 `half` (Mpc) about the cluster.
 

@@ -30,6 +30,11 @@ class Table:
             scatter = 0.5 * np.ptp(np.percentile(values, [16, 84]))
             self.gate(group, what, np.median(values), low, high, 1.2533 * scatter / np.sqrt(len(values)))
 
+    def mean(self, group: str, what: str, values: np.ndarray, low: float, high: float) -> None:
+        """Add a row for a mean over halos, if there are two or more."""
+        if len(values) > 1:
+            self.gate(group, what, np.mean(values), low, high, np.std(values, ddof=1) / np.sqrt(len(values)))
+
 
 def failing(rows: list[dict]) -> list[str]:
     """The groups in which a gate does not hold, sorted."""

@@ -81,7 +81,8 @@ def test_a_chain_that_is_still_queued_is_not_submitted_twice(whole):
 def test_the_same_command_goes_on_from_there(whole):
     assert "done already" in log_of(whole, "simulate", "again")
     said = lines_of(whole["mended"])
-    assert all(said[stage].startswith("done:") for stage in STAGES), said
+    for stage in STAGES:
+        assert said[stage].startswith("done:"), f"{said[stage]}\n{log_of(whole, stage, 'again')}"
     for name in ("maps.h5", "model/model.safetensors", "samples.h5", "metrics.json", "report.html"):
         assert (whole["dir"] / name).is_file(), name
 
