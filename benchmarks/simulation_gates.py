@@ -1,7 +1,7 @@
 """What the embedded simulation must be like, measured in its particles and maps: a table of gates.
 
     python benchmarks/simulation_gates.py            # 216 clusters of the halo model, 2 minutes on 2 cores
-    python benchmarks/simulation_gates.py --engine nbody --folder runs/gates    # 28 evolved clusters and a periodic box: 2 core hours
+    python benchmarks/simulation_gates.py --engine nbody --folder runs/gates    # 28 evolved clusters and a periodic box: 3 core hours
 
 Simulates and projects in a folder of its own (--folder); the halo model twice: once as it is, and once with subhalos that have no gas.
 Each row is a number, what it must be, and whether it is. Written to benchmarks/results/simulation_gates.json, or ..._nbody.json;

@@ -11,7 +11,7 @@ from conftest import make_maps
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
-from gates import abundance, convergence, evolved, formation, halos, inference, projected
+from gates import abundance, clusters, convergence, evolved, formation, halos, inference, projected
 from gates.table import Table, cells, failing, markdown
 
 from hpcdiff.config import read_config
@@ -111,6 +111,29 @@ def test_flatness_is_the_largest_distance_of_the_distributions():
     even = 1e14 * 8 ** ((np.arange(10) + 0.5) / 10)
     assert evolved.flatness(even, 1e14, 8e14) == pytest.approx(0.05)
     assert evolved.flatness(np.full(10, 1e14), 1e14, 8e14) == pytest.approx(1)
+
+
+def test_clusters_that_jumped_are_counted_and_relaxed_ones_are_more_concentrated():
+    """One of twelve merges with a neighbour: its mass is no scatter of the others. Relaxed halos have 1.13 times the concentration of all."""
+    plan = Plan(read_config(evolved.CONFIG, evolved.overrides(12, 11)))
+    target = 1.5e14 * 8 ** ((np.arange(12) + 0.5) / 12)
+    off = np.exp(0.04 * np.linspace(-1, 1, 12))
+    off[3] = 1.8
+    of = {"mass": off * target, "target_mass": target, "coarse_fraction": np.zeros(12), "m200c": np.full(12, 1e14 / plan.background.h)}
+    of |= {"off_centre": np.where(np.arange(12) < 8, 0.05, 0.2)}
+    median = clusters.concentrations({"m200c": of["m200c"], "c": np.ones(12)}, plan.background)
+    of["c"] = np.where(np.arange(12) < 8, 1.126, 0.6) / median
+    table = Table()
+    evolved.gates(table, of, plan)
+    value = {row["what"]: row["value"] for row in table.rows}
+    assert [v for k, v in value.items() if "half of the middle" in k][0] == pytest.approx(0.03, abs=0.01)
+    assert [v for k, v in value.items() if "1.35 times their target" in k][0] == pytest.approx(1 / 12, abs=1e-4)
+    assert [v for k, v in value.items() if "relaxed (8)" in k][0] == pytest.approx(1, abs=0.002)
+    assert failing(table.rows) == []
+    of["mass"] = target * np.exp(np.linspace(-0.8, 0.8, 12))
+    wide = Table()
+    evolved.gates(wide, of, plan)
+    assert [row["holds"] for row in wide.rows][:3] == [True, False, False] and failing(wide.rows) == ["masses"]
 
 
 def test_the_table_says_what_does_not_hold():

@@ -15,7 +15,7 @@ from hpcdiff.simulate import profiles
 from hpcdiff.simulate.chunks import Folder, header, stored
 from hpcdiff.simulate.nbody.coarse import CoarseBoxes, also_fine, sphere_of
 from hpcdiff.simulate.nbody.evolve import FORMAT, State, evolve
-from hpcdiff.simulate.nbody.gas import Gas, settle
+from hpcdiff.simulate.nbody.gas import Gas, index, settle
 from hpcdiff.simulate.nbody.gravity import gravity_of
 from hpcdiff.simulate.nbody.halos import Halo, Matter, formation, wrapped
 from hpcdiff.simulate.nbody.peak import central, start
@@ -79,7 +79,8 @@ def run_box(
             f"nothing of {SMALLEST} particles has collapsed {'in' if plan.single else 'at the peak of'} box {box}", "simulate", how
         )
     formed = [_formed(plan, state, matter, halo) for halo in halos]
-    each = list(zip(halos, formed, retentions(plan.seed, box, len(halos)), strict=True))
+    retention, flatness = scatter(plan.seed, box, len(halos))
+    each = list(zip(halos, formed, retention, map(index, formed, flatness), strict=True))
     h, gas = _settled(plan, of, of.apart(state.x), of.apart(phi), each, threads)
     shift = plan.corner(box) + (0 if plan.single else plan.cell / 2 - halos[chosen[0]].centre)
     _write_rows(plan, folder, box, matter, of, [each[i] for i in chosen], shift, gas, state)
@@ -97,9 +98,10 @@ def begun(plan: Plan, box: int, threads: int, in_coarse: Callable[[State], None]
     return start(plan, box, sphere, plan.lattice, also_fine(coarse, sphere))
 
 
-def retentions(seed: int, box: int, n: int) -> np.ndarray:
-    """How much more gas each of the n halos of a box kept than others of its mass, in standard deviations (n,)."""
-    return np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, box, 11]))).standard_normal(n)
+def scatter(seed: int, box: int, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """How much more gas each of the n halos of a box kept than others of its mass, and how much flatter its core is, in standard deviations, (n,) each."""
+    streams = (np.random.SeedSequence([seed, box, which]) for which in (11, 13))
+    return tuple(np.random.Generator(np.random.PCG64(stream)).standard_normal(n) for stream in streams)
 
 
 def in_cell(plan: Plan, x: np.ndarray, middle: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -150,7 +152,7 @@ def _smoothing(x: np.ndarray, side: float, densities: bool, threads: int) -> tup
 def _write_rows(plan, folder, box, matter, of: Levels, chosen, shift, gas: Gas, state: State) -> None:
     """The halos' rows of the catalogue, until all boxes are there."""
     b, mass, rows = plan.background, of.masses(plan), []
-    for halo, formed, retention in chosen:
+    for halo, formed, retention, power in chosen:
         r = np.linalg.norm(wrapped(state.x - halo.centre, plan.period), axis=1)
         there = r < halo.radius_200m
         rows.append(
@@ -166,6 +168,7 @@ def _write_rows(plan, folder, box, matter, of: Levels, chosen, shift, gas: Gas, 
                 "formation_scale_factor": formed,
                 "gas_fraction": float(gas.mass[of.apart(there)[of.n :]].sum() / halo.mass_200m * b.Om0 / b.Ob0),
                 "retention": retention,
+                "polytropic_index": power,
                 "target_mass": 0.0 if plan.single else float(plan.mass[box]),
                 "steps": float(state.steps),
                 **({"coarse_fraction": float(mass[there & ~of.is_fine()].sum() / mass[there].sum())} if plan.zoomed else {}),

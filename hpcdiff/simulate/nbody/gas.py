@@ -19,8 +19,8 @@ from hpcdiff.cosmology import Background
 from hpcdiff.simulate import profiles
 from hpcdiff.simulate.nbody.halos import Halo, wrapped
 
-POLYTROPE = 1.2
-"""G of the gas, that of Ostriker, Bode & Babul 2005."""
+POLYTROPE, SCATTER, LATE = 1.2, 0.06, 0.5
+"""Mean of G, that of Ostriker, Bode & Babul 2005; its scatter, without which clusters of one mass are too alike in X-rays (ours); its correlation with how late a halo formed."""
 VIRIAL = 1.26
 """Energy of the gas within R200c over half of the binding energy: above 1, since what falls in presses on it (ours: with it
 the mean pressure is the debiased profile; docs/simulation.md)."""
@@ -58,14 +58,27 @@ def gas_fraction(mass: float, retention: float = 0.0) -> float:
     return min(0.85 / (1 + (mass / 2.2e13) ** -1.2) * float(np.exp(profiles.gas_scatter(mass) * retention)), MOST)
 
 
+def lateness(formed: float) -> float:
+    """How late a halo had half of its mass, at this scale factor, in standard deviations of the halo model's, within 2.5."""
+    return float(np.clip(np.log10(formed / 0.64) / 0.09, -2.5, 2.5))
+
+
 def turbulence(formed: float) -> float:
     """Turbulent part of the pressure over the halo model's mean, for the scale factor of half of the mass: late halos are stirred."""
-    late = np.clip(np.log10(formed / 0.64) / 0.09, -2.5, 2.5)  # standard deviations, as in the halo model
-    return float(np.exp(0.2 * late))
+    return float(np.exp(0.2 * lateness(formed)))
+
+
+def index(formed: float, flatness: float = 0.0) -> float:
+    """The polytrope's index: the lower it is, the denser and the less hot is the core. Early halos have had time for one.
+
+    Args:
+        formed: scale factor of half of the mass. flatness: what else makes the core flatter than in others, in standard deviations; within 2.5 of them in all.
+    """
+    return POLYTROPE + SCATTER * float(np.clip(LATE * lateness(formed) + np.sqrt(1 - LATE**2) * flatness, -2.5, 2.5))
 
 
 def settle(
-    halos: list[tuple[Halo, float, float]],
+    halos: list[tuple[Halo, float, float, float]],
     x: np.ndarray,
     phi: np.ndarray,
     number: np.ndarray,
@@ -76,7 +89,7 @@ def settle(
     """The gas of a box today.
 
     Args:
-        halos: with the scale factors at which they had half of their mass, and their `retention`, by falling mass.
+        halos: with the scale factors at which they had half of their mass, their `retention`, and their index (`index`), by falling mass.
         x: gas positions, comoving Mpc, (n, 3). phi: potential, (km/s)^2, (n,).
         number: gas particles per Mpc^3 about each, (n,).
         particle: mass of a gas particle of the run, Msun. side: of the box, Mpc.
@@ -87,16 +100,16 @@ def settle(
         r = np.linalg.norm(wrapped(x - halo.centre, side), axis=1) / halo.radius_200m
         closer = r < nearest
         host[closer], nearest[closer] = i, r[closer]
-    for i, (halo, formed, retention) in enumerate(halos):
+    for i, (halo, formed, retention, power) in enumerate(halos):
         own = np.flatnonzero(host == i)
         r, core = nearest[own], halo.radius_200c / halo.radius_200m
         inside = own[r < core]
         if len(inside) < LEAST:
             continue
-        s = _polytrope(phi[inside], 1 / number[inside], VIRIAL * 0.5 * halo.depth)
-        square = np.maximum((POLYTROPE - 1) / POLYTROPE * (s - phi[own]), 0)  # P/rho, thermal and turbulent
+        s = _polytrope(phi[inside], 1 / number[inside], VIRIAL * 0.5 * halo.depth, power)
+        square = np.maximum((power - 1) / power * (s - phi[own]), 0)  # P/rho, thermal and turbulent
         gas = gas_fraction(halo.mass_200m, retention) * halo.mass_200c * background.Ob0 / background.Om0
-        weight[own] = np.maximum(_weights(square, number[own], r, core, gas / particle), THINNEST)
+        weight[own] = np.maximum(_weights(square ** (1 / (power - 1)) / number[own], r, core, gas / particle), THINNEST)
         heat[own] = square * (1 - profiles.nonthermal(r, turbulence(formed)))
     free = nearest >= 1
     weight[free] += (len(x) - weight.sum()) / max(np.count_nonzero(free), 1)
@@ -106,13 +119,13 @@ def settle(
     return Gas(weight * particle, density, 1.5 * np.maximum(heat, floor))
 
 
-def _polytrope(phi: np.ndarray, volume: np.ndarray, energy: float) -> float:
-    """C for which the mean of 3/2 P/rho over the gas is this energy per mass."""
-    part = (POLYTROPE - 1) / POLYTROPE
+def _polytrope(phi: np.ndarray, volume: np.ndarray, energy: float, power: float) -> float:
+    """C for which the mean of 3/2 P/rho over the gas of this index is this energy per mass."""
+    part = (power - 1) / power
 
     def excess(c: float) -> float:
         square = part * (c - phi)
-        gas = volume * square ** (1 / (POLYTROPE - 1))
+        gas = volume * (square / square.max()) ** (1 / (power - 1))
         return 1.5 * float(np.sum(gas * square) / np.sum(gas)) - energy
 
     low, span = float(phi.max()), float(np.ptp(phi))
@@ -120,12 +133,12 @@ def _polytrope(phi: np.ndarray, volume: np.ndarray, energy: float) -> float:
     return low if excess(low) >= 0 else brentq(excess, low, low + 1000 * span)
 
 
-def _weights(square: np.ndarray, number: np.ndarray, r: np.ndarray, core: float, wanted: float) -> np.ndarray:
+def _weights(rule: np.ndarray, r: np.ndarray, core: float, wanted: float) -> np.ndarray:
     """Mass of each particle over that of the run: the polytrope in the halo, and beyond it what was there and what the halo lacks.
 
     Their sum within `core` (R200c; both over R200m, as r) is `wanted`, and in all the number of particles, as it was, or less where little room is outside.
+    rule: the polytrope's density over the run's, up to a factor.
     """
-    rule = square ** (1 / (POLYTROPE - 1)) / number
     inner = 1 / (1 + r**12)  # about R200m the polytrope gives way to what lies around the halo
     inside = r < core
     if inside.all():

@@ -85,6 +85,7 @@ def test_snapshot_and_catalogue_are_the_contracts(serial):
         assert list(f["halo_id"]) == [0, 1, 2] and json.loads(f.attrs["provenance"])["engine"] == "nbody (experimental: gates not run)"
         assert f["mass_200m"][:] == pytest.approx(f["target_mass"][:], rel=0.3)
         assert len(np.unique(f["retention"])) == 3 and np.abs(f["retention"][:]).max() < 4
+        assert len(np.unique(f["polytropic_index"])) == 3 and np.abs(f["polytropic_index"][:] - 1.2).max() < 0.16
 
 
 def test_the_catalogues_masses_are_in_the_particles(serial):

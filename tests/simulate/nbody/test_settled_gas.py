@@ -43,7 +43,7 @@ def halo():
 @pytest.fixture(scope="module")
 def settled():
     spheres, x, phi, number, particle, r = halo()
-    return gas.settle([(spheres, 0.64, 0.0)], x, phi, number, particle, SIDE, B), number, particle, r
+    return gas.settle([(spheres, 0.64, 0.0, gas.POLYTROPE)], x, phi, number, particle, SIDE, B), number, particle, r
 
 
 def test_mass_is_kept_and_the_halo_has_its_gas(settled):
@@ -60,7 +60,7 @@ def test_small_halos_between_others_have_no_negative_gas(monkeypatch, room):
     monkeypatch.setattr(gas, "gas_fraction", lambda mass, retention: 0.06)
     spheres, x, phi, number, particle, r = halo()
     there = (r < room) | (r > gas.REACH)
-    out = gas.settle([(spheres, 0.64, 0.0)], *(k[there] for k in (x, phi, number)), particle, SIDE, B)
+    out = gas.settle([(spheres, 0.64, 0.0, gas.POLYTROPE)], *(k[there] for k in (x, phi, number)), particle, SIDE, B)
     assert (out.mass >= 0).all() and np.isfinite(out.energy).all() and (out.energy > 0).all()
     assert out.mass.sum() == pytest.approx(np.sum(there) * particle, rel=1e-9)
     assert out.mass[r[there] * R < R200].sum() == pytest.approx(0.06 * B.Ob0 / B.Om0 * M200, rel=1e-4)  # but for what `THINNEST` adds
@@ -77,17 +77,18 @@ def test_pressure_is_near_the_debiased_profile(settled):
     assert np.all(np.abs(np.array(ratios) - 1) < 0.2), ratios
 
 
-def test_gas_is_in_equilibrium_and_has_the_energy_of_the_binding(monkeypatch):
-    """Without turbulence: dP/dr = -rho dphi/dr, and the thermal energy within R200c goes with the binding energy there."""
+@pytest.mark.parametrize("power", [1.06, 1.2, 1.34])
+def test_gas_is_in_equilibrium_and_has_the_energy_of_the_binding(monkeypatch, power):
+    """Without turbulence and of any index: dP/dr = -rho dphi/dr, and the thermal energy within R200c goes with the binding energy there."""
     monkeypatch.setattr(gas.profiles, "nonthermal", lambda x, turbulence: 0 * x)
     spheres, x, phi, number, particle, r = halo()
-    out = gas.settle([(spheres, 0.64, 0.0)], x, phi, number, particle, SIDE, B)
+    out = gas.settle([(spheres, 0.64, 0.0, power)], x, phi, number, particle, SIDE, B)
     pressure, order = out.density * out.energy * 2 / 3, np.argsort(r)
     order = order[(r[order] > 0.05) & (r[order] < 0.7)][::50]
     work = -np.cumsum(0.5 * (out.density[order][1:] + out.density[order][:-1]) * np.diff(phi[order]))
     assert pressure[order][1:] - pressure[order][0] == pytest.approx(work, rel=0.05, abs=0.01 * pressure[order][0])
     inside = r * R < R200
-    rule = (out.energy ** (1 / (gas.POLYTROPE - 1)) / number)[inside]  # of the polytrope, before it is blended with what is outside
+    rule = (out.energy ** (1 / (power - 1)) / number)[inside]  # of the polytrope, before it is blended with what is outside
     assert np.average(out.energy[inside], weights=rule) == pytest.approx(gas.VIRIAL * 0.5 * spheres.depth, rel=0.005)
 
 
@@ -96,13 +97,29 @@ def test_late_halos_are_more_turbulent_and_light_ones_have_less_gas():
     assert 0.8 < gas.gas_fraction(1e15) < 0.85 and 0.2 < gas.gas_fraction(1e13) < 0.4
 
 
+def test_early_halos_have_denser_cores_and_others_scatter_about_them():
+    """The index has the mean and the scatter that it should have where halos formed as in the halo model; a low one makes a core denser and brighter, and no hotter."""
+    late, other = np.random.default_rng(1).normal(size=(2, 4000))
+    drawn = np.array([gas.index(0.64 * 10 ** (0.09 * one), two) for one, two in zip(late, other, strict=True)])
+    assert drawn.mean() == pytest.approx(gas.POLYTROPE, abs=0.003) and drawn.std() == pytest.approx(gas.SCATTER, rel=0.05)
+    assert np.corrcoef(drawn, late)[0, 1] == pytest.approx(gas.LATE, abs=0.05)
+    assert 1.04 < gas.index(0.1, -9.0) < gas.index(0.64) == gas.POLYTROPE < gas.index(1.0, 9.0) < 1.36
+    spheres, x, phi, number, particle, r = halo()
+    steep, flat = (gas.settle([(spheres, 0.64, 0.0, power)], x, phi, number, particle, SIDE, B) for power in (1.14, 1.26))
+    core, shell = r < 0.06, (r * R > 0.4 * R500) & (r * R < R500)
+    bright = [np.sum((out.mass * out.density * np.sqrt(out.energy))[r * R < R500]) for out in (steep, flat)]
+    assert bright[0] > 1.2 * bright[1] and np.median((steep.density / flat.density)[core]) > 1.2
+    assert np.median((steep.energy / flat.energy)[core]) < 0.95
+    assert np.median((steep.density * steep.energy / flat.density / flat.energy)[shell]) == pytest.approx(1, abs=0.1)
+
+
 def test_retention_scatters_the_gas_as_in_the_halo_model():
     assert [profiles.gas_scatter(m) for m in (5e15, 1e15, 1e14, 1e12)] == pytest.approx([0.1, 0.1, 0.2, 0.25])
     spread = [np.log(gas.gas_fraction(m, 1.0) / gas.gas_fraction(m)) for m in (1e15, 1e14)]
     assert spread == pytest.approx([0.1, 0.2]) and gas.gas_fraction(1e15, 9.0) == gas.MOST
     spheres, x, phi, number, particle, r = halo()
     inside = r * R < R200
-    kept = [gas.settle([(spheres, 0.64, f)], x, phi, number, particle, SIDE, B) for f in (-1.0, 1.0)]
+    kept = [gas.settle([(spheres, 0.64, f, gas.POLYTROPE)], x, phi, number, particle, SIDE, B) for f in (-1.0, 1.0)]
     few, much = (out.mass[inside].sum() for out in kept)
     assert np.log(much / few) == pytest.approx(2 * profiles.gas_scatter(MASS), rel=1e-5)
     assert kept[0].mass.sum() == pytest.approx(kept[1].mass.sum(), rel=1e-9)
@@ -114,6 +131,6 @@ def test_no_place_is_empty_even_above_the_edge_of_the_polytrope():
     ridge = np.flatnonzero((r > 0.3) & (r < 0.5))[:8]
     phi = phi.copy()
     phi[ridge] = 0.0
-    out = gas.settle([(spheres, 0.64, 0.0)], x, phi, number, particle, SIDE, B)
+    out = gas.settle([(spheres, 0.64, 0.0, gas.POLYTROPE)], x, phi, number, particle, SIDE, B)
     assert out.mass[ridge] == pytest.approx(gas.THINNEST * particle) and (out.density > 0).all() and (out.energy > 0).all()
     assert out.mass.sum() == pytest.approx(len(r) * particle, rel=1e-9)
