@@ -2,7 +2,7 @@
 
     python benchmarks/protohalos.py [--boxes 2] [--side 220] [--lattice 80] [--least 1.2e14] [--threads 1]
 
-Writes benchmarks/results/protohalos.json. Random periodic boxes without any constraint are evolved as coarsely as coarse boxes are (about five minutes each on one
+Writes benchmarks/results/protohalos.json. Random periodic boxes without any constraint are evolved as coarsely as coarse boxes are (about three minutes each on one
 thread). Of each halo the place is found where its particles began, and what the linear density is there on the scale of the halo's mass: how far above 1.686, how
 curved, and how dense in wider spheres. Beside it is the same of a peak that `simulate.nbody.excursion` draws for a cluster of that mass. The last columns are the
 density projected around the halos today over the published one (as the gate of projected density): its mean, and its median, which the few with a neighbour don't move.

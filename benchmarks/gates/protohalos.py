@@ -8,6 +8,7 @@ import numpy as np
 
 from gates import projected
 from gates.halos import HALF_DEPTH
+from gates.table import lines
 from hpcdiff.simulate.cluster import median_concentration
 from hpcdiff.simulate.nbody.coarse import PILOT_ACCURACY, PILOT_START, PILOT_STEP
 from hpcdiff.simulate.nbody.evolve import evolve
@@ -77,7 +78,7 @@ def measured(plan: Plan, threads: int = 1) -> Found:
     least = plan.config.simulate.mass_range[0]
     grid, median = median_concentration(b, least, 1e16, "200m")
     rng, rows = np.random.default_rng(plan.seed), []
-    twice_k2 = twice(waves) * waves.k2 * spectrum
+    slopes = waves.twice() * waves.k2 * spectrum / 3
     for halo in (found for found in matter.halos(least, of.is_fine()) if found.mass_200m >= least):
         members, _ = matter.about(halo.centre, halo.radius_200m)
         points = np.stack(np.unravel_index(members[members < n**3], (n,) * 3), axis=1) * plan.period / n
@@ -87,10 +88,11 @@ def measured(plan: Plan, threads: int = 1) -> Found:
         peak = excursion.peak(radius, *rng.random(2))
         centred = with_peak(waves, np.zeros_like(modes), spectrum, peak)  # what a peak has about it in the mean
         _, *drawn, _, _ = about(waves, centred, np.full(3, 0.5 * plan.period), radius, scale.narrow)
-        sigma1 = np.sqrt(np.sum(twice_k2 * np.exp(-waves.k2 * scale.narrow**2)) / 3)
+        sigma1 = np.sqrt(np.sum(slopes * np.exp(-waves.k2 * scale.narrow**2)))
         edges = RINGS * halo.radius_200m
-        there = np.flatnonzero((np.abs(wrapped(x[: n**3] - halo.centre, plan.period)) < np.hypot(HALF_DEPTH, edges[-1])).all(axis=1))
-        density = projected.rings(wrapped(x[there] - halo.centre, plan.period), mass[there], edges, HALF_DEPTH).mean(axis=0)
+        near, _ = matter.about(halo.centre, float(np.hypot(HALF_DEPTH, edges[-1])))
+        near = near[near < n**3]  # dark matter
+        density = projected.rings(wrapped(x[near] - halo.centre, plan.period), mass[near], edges, HALF_DEPTH).mean(axis=0)
         c = float(np.exp(np.interp(np.log(halo.mass_200m), grid, median)))
         rows.append(
             (
@@ -114,16 +116,9 @@ def middle(points: np.ndarray, period: float) -> np.ndarray:
     return (points[0] + wrapped(points - points[0], period).mean(axis=0)) % period
 
 
-def twice(waves: Waves) -> np.ndarray:
-    """How many waves each mode stands for, along the last axis."""
-    count = np.full(waves.n // 2 + 1, 2.0)
-    count[0] = count[-1] = 1
-    return count
-
-
 def about(waves: Waves, modes: np.ndarray, point: np.ndarray, radius: float, narrow: float) -> tuple[float, ...]:
     """Of a field at a point: mean in spheres of this radius (Mpc) and of those in `WIDER`, minus the Laplacian (1/Mpc^2) and the root mean square of the gradient's three components (1/Mpc) when smoothed by a Gaussian of the width `narrow`."""
-    here = twice(waves) * modes * np.exp(1j * sum(k * x for k, x in zip(waves.k, point, strict=True)))
+    here = waves.twice() * modes * np.exp(1j * sum(k * x for k, x in zip(waves.k, point, strict=True)))
     k, gauss = np.sqrt(waves.k2), here * np.exp(-0.5 * waves.k2 * narrow**2)
     means = [float(np.sum(top_hat(k * radius * s) * here).real) for s in (1.0, *WIDER)]
     slope = [float(np.sum(1j * one * gauss).real) for one in waves.k]
@@ -150,5 +145,4 @@ def cells(content: dict) -> list[list[str]]:
 
 def markdown(content: dict) -> str:
     """The table of the JSON file as it stands in docs/simulation.md."""
-    lines = [HEADER, ["---"] * len(HEADER), *cells(content)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return lines(HEADER, cells(content))

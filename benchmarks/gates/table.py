@@ -57,5 +57,9 @@ def cells(rows: list[dict]) -> list[list[str]]:
 
 def markdown(content: dict) -> str:
     """The table of a JSON file as it stands in docs/simulation.md."""
-    lines = [["gate", *HEADER], ["---"] * (1 + len(HEADER)), *cells(content["gates"])]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return lines(["gate", *HEADER], cells(content["gates"]))
+
+
+def lines(header: list[str], rows: list[list[str]]) -> str:
+    """A table in Markdown."""
+    return "\n".join("| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *rows])

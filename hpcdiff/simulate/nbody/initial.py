@@ -41,6 +41,12 @@ class Waves:
         kept[0, 0, 0] = False
         return kept
 
+    def twice(self) -> np.ndarray:
+        """2 for waves that stand for their opposite too, else 1, (n/2+1,): a sum over all waves is one of these times the real parts."""
+        count = np.full(self.n // 2 + 1, 2.0)
+        count[0] = count[-1] = 1
+        return count
+
     def mesh(self, modes: np.ndarray) -> np.ndarray:
         """The field in space, (n, n, n)."""
         return fft.irfftn(modes, (self.n,) * 3) * self.n**3
@@ -85,8 +91,7 @@ def with_peak(waves: Waves, modes: np.ndarray, spectrum: np.ndarray, peak: Peak)
     centre, k = 0.5 * waves.side, np.sqrt(waves.k2)
     phase = np.exp(1j * centre * (waves.k[0] + waves.k[1] + waves.k[2]))
     gauss = phase * np.exp(-0.5 * waves.k2 * peak.narrow**2)
-    twice = np.full(waves.n // 2 + 1, 2.0)  # waves that stand for their opposite too
-    twice[0] = twice[-1] = 1
+    twice = waves.twice()
     # each constraint is the real part of the sum of functional x mode
     functionals = [top_hat(k * peak.radius) * phase, waves.k2 * gauss, *(1j * one * gauss for one in waves.k)]
     had = np.array([np.sum(twice * (f * modes).real) for f in functionals])
