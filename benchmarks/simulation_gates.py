@@ -3,6 +3,7 @@
     python benchmarks/simulation_gates.py            # 216 clusters of the halo model, 2 minutes on 2 cores
     python benchmarks/simulation_gates.py --engine nbody --folder runs/gates    # 28 evolved clusters and a periodic box: 3 core hours
 
+Add --rockstar PATH where that halo finder has been built (benchmarks/gates/rockstar.py): the published numbers of subhalos are its.
 Simulates and projects in a folder of its own (--folder); the halo model twice: once as it is, and once with subhalos that have no gas.
 Each row is a number, what it must be, and whether it is. Written to benchmarks/results/simulation_gates.json, or ..._nbody.json;
 docs/simulation.md explains it.
@@ -95,6 +96,9 @@ def main() -> None:
     parser.add_argument("--engine", choices=("halo_model", "nbody"), default="halo_model")
     parser.add_argument("--clusters", type=int, help="default: 216, of nbody 28")
     parser.add_argument("--folder", type=Path, help="kept, and taken up again; default: a temporary one")
+    parser.add_argument(
+        "--rockstar", type=Path, help="nbody: the program ROCKSTAR, which finds the subhalos then (default: the finder of the gates)"
+    )
     parser.add_argument("--no-box", dest="box", action="store_false", help="nbody: without the periodic box and its mass function")
     options = parser.parse_args()
     nbody = options.engine == "nbody"

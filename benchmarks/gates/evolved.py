@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gates import abundance, clusters, convergence, dynamics, figure, formation, halos, inference, stripped, subhalos
+from gates import abundance, clusters, convergence, dynamics, figure, formation, halos, inference, rockstar, stripped, subhalos
 from gates.table import Table
 from hpcdiff.config import read_config
 from hpcdiff.maps import deal
@@ -134,7 +134,11 @@ def run(options, make: Callable) -> tuple[dict, Callable]:
     gates(table, of, plan)
     formation.gates(table, of, plan.background)
     clusters.gates(table, of, plan.background)
-    subhalos.gates(table, subhalos.hosts(snapshot, plan.softening))
+    found = {"own": subhalos.hosts(snapshot, plan.softening)}
+    if options.rockstar:
+        found["rockstar"] = rockstar.hosts(snapshot, plan.softening, options.rockstar)
+    finder = list(found)[-1]
+    subhalos.gates(table, found[finder], " (ROCKSTAR)" if options.rockstar else "")
     stripped.strip(folder, bare)
     make(bare, CONFIG, more, ("project",))
     content = {"coherence": inference_gates(table, folder / "maps.h5", bare / "maps.h5"), "power": gravity_gates(table, folder, plan)}
@@ -142,6 +146,7 @@ def run(options, make: Callable) -> tuple[dict, Callable]:
         more = [f"simulate.box={BOX}", f"simulate.particle_mass={BOX_PARTICLE}", f"simulate.mass_range=[{BOX_HALOS}, 1e16]", "run.seed=13"]
         seconds["box"] = make(options.folder / "box", CONFIG, [*more, "simulate.surroundings=null"], ("simulate",))
         content["mass_function"] = box_gates(table, options.folder / "box")
+    content["subhalos"] = {name: subhalos.counts(each) for name, each in found.items()}
     keep = (
         "mass",
         "m200c",

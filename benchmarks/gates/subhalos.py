@@ -1,7 +1,9 @@
 """The subhalo mass function: a finder of subhalos among the dark matter of a cluster, and Jiang & van den Bosch 2016.
 
-The finder lets density peaks grow to their saddle points, as SUBFIND (Springel et al. 2001). Of what it has then, the particles that are bound count where
-there are velocities; else each counts as the part of its density that is not the host's, also of what lies about the peak no farther than that.
+The finder lets density peaks grow to their saddle points, as SUBFIND (Springel et al. 2001). Where there are velocities, what is bound of a peak grows on to all
+that is bound to it within its virial radius, which is the mass of ROCKSTAR's subhalos (Behroozi et al. 2013), those of the published function; above the saddle
+point lie four tenths to nine tenths of it. Without, each particle counts as the part of its density that is not the host's, also of what lies about the peak no
+farther than that.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from scipy.spatial import cKDTree
 from scipy.spatial.distance import cdist
 
 from gates.halos import Snapshot
-from gates.table import Table
+from gates.table import Table, lines
 from hpcdiff.cosmology import G_MPC, Background
 from hpcdiff.simulate import particles, profiles
 
@@ -26,16 +28,24 @@ LEAST = 20
 """Particles of the smallest subhalo that is looked for."""
 COUNTED = 30
 """Particles of the smallest subhalo that the gates count."""
+CORE = 32
+"""Of the densest particles of a peak, among which its velocity is looked for."""
+ROUNDS = 10
+"""At most, of a subhalo that grows to its virial radius."""
+REACH = 2 / 3
+"""How far a subhalo can reach at most, over its distance from the host's centre: farther in, ever more of the host moves as slowly as it by chance."""
 SHELL = 100
 """Particles of a shell in which the host's own density is the median."""
 SOFTENING = 0.02
 """Mpc, where none is given."""
+VIRIAL = float(profiles.virial_overdensity(Background()) * Background().rho_crit())
+"""Msun/Mpc^3, in the standard cosmology."""
 BLOCK = 512
 """Rows of the matrix of distances that are held at once."""
 BINS = (0.01, 0.03, 0.1, 1.0)
 """Of the mass of a subhalo over the virial mass of its host."""
 LIMITS = (0.67, 1.5)
-"""Of what is found over what is expected."""
+"""Of what is found over what is expected, beyond its noise."""
 
 
 @dataclass(frozen=True)
@@ -48,25 +58,69 @@ class Subhalo:
 
 
 def find(
-    x: np.ndarray, v: np.ndarray | None = None, mass: float = 0.0, softening: float = SOFTENING, least: float = LEAST
+    x: np.ndarray,
+    v: np.ndarray | None = None,
+    mass: float = 0.0,
+    softening: float = SOFTENING,
+    least: float = LEAST,
+    virial: float = VIRIAL,
 ) -> list[Subhalo]:
     """The subhalos of a halo, by falling number of particles; each particle is in one at most, and what the largest peak has is the host.
 
     Args:
         x: positions about the centre, Mpc, (n, 3).
         v: velocities, km/s, (n, 3), or None.
-        mass: Msun of all matter for each particle; softening: of gravity, Mpc. Of use with velocities.
+        mass: Msun of all matter for each particle; softening: of gravity, Mpc; virial: mean density within a virial radius, Msun/Mpc^3. Of use with velocities.
         least: particles of the smallest.
     """
     rho, near = density(x)
     groups = candidates(rho, near, least)
+
+    def subhalo(own: np.ndarray, shares: np.ndarray) -> Subhalo:
+        centre = x[own[np.argmax(rho[own])]]
+        return Subhalo(centre, float(shares.sum()), float(np.linalg.norm(x[own] - centre, axis=1).max()))
+
     if v is not None:
-        return _picked(x, rho, groups, lambda own: bound(x[own], v[own], mass, softening, least), least)[0]
+
+        def held(own: np.ndarray, speed: np.ndarray) -> np.ndarray:
+            return bound(x[own], v[own], mass, softening, speed, least)
+
+        def at_peak(own: np.ndarray) -> np.ndarray:
+            return held(own, stillest(v[own[np.argsort(-rho[own], kind="stable")[:CORE]]]))
+
+        cores, free = _picked(len(x), groups, at_peak, least)
+        unit = float(np.cbrt(3 * mass / (4 * np.pi * virial)))
+        grown = _grown(x, v, rho, [own for own, _ in cores], free, unit, held)
+        return sorted((subhalo(own, np.ones(len(own))) for own in grown), key=lambda s: -s.particles)
     free = np.ones(len(x), bool)
     for _ in range(2):  # once more when the host is known without its subhalos
         part = np.maximum(1 - smooth(x, rho, free) / rho, 0)
-        found, free = _picked(x, rho, groups, lambda own, part=part: part[own], least)
-    return _with_outskirts(x, 1 - smooth(x, rho, free) / rho, free, found)
+        picked, free = _picked(len(x), groups, lambda own, part=part: part[own], least)
+    return _with_outskirts(x, 1 - smooth(x, rho, free) / rho, free, [subhalo(*one) for one in picked])
+
+
+def _grown(
+    x: np.ndarray, v: np.ndarray, rho: np.ndarray, cores: list[np.ndarray], free: np.ndarray, unit: float, held: Callable
+) -> list[np.ndarray]:
+    """All that is bound to these cores within their virial radii, large ones first.
+
+    Args:
+        cores: the particles of each. free: those of none. unit: virial radius of one particle, Mpc. held: which of some are bound to each other at a mean velocity.
+    """
+    free, grown = free.copy(), []
+    for own in sorted(cores, key=len, reverse=True):
+        free[own] = True
+        for _ in range(ROUNDS):
+            centre = x[own[np.argmax(rho[own])]]
+            reach = min(unit * np.cbrt(len(own)), REACH * np.linalg.norm(centre))
+            near = np.flatnonzero(free & (np.linalg.norm(x - centre, axis=1) < reach))
+            before, own = own, near[held(near, v[own].mean(axis=0))]
+            if not len(own) or np.array_equal(own, before):
+                break
+        free[own] = False
+        if len(own):
+            grown.append(own)
+    return grown
 
 
 def _with_outskirts(x: np.ndarray, part: np.ndarray, free: np.ndarray, found: list[Subhalo]) -> list[Subhalo]:
@@ -85,20 +139,19 @@ def _with_outskirts(x: np.ndarray, part: np.ndarray, free: np.ndarray, found: li
     return sorted(whole, key=lambda s: -s.particles)
 
 
-def _picked(x: np.ndarray, rho: np.ndarray, groups: list[np.ndarray], share: Callable, least: float) -> tuple[list[Subhalo], np.ndarray]:
-    """The groups that have enough after `share` said how much of each particle is theirs, and which particles are in none of them."""
-    free, found = np.ones(len(x), bool), []
+def _picked(n: int, groups: list[np.ndarray], share: Callable, least: float) -> tuple[list[tuple[np.ndarray, np.ndarray]], np.ndarray]:
+    """The groups of n particles that have enough after `share` said how much of each is theirs: which particles and how much; and which of the n are in none."""
+    free, found = np.ones(n, bool), []
     for members in groups:
         own = members[free[members]]
         if len(own) < least:
             continue
         shares = share(own)
         if shares.sum() >= least:
-            own = own[shares > 0]
+            own, shares = own[shares > 0], shares[shares > 0]
             free[own] = False
-            centre = x[own[np.argmax(rho[own])]]
-            found.append(Subhalo(centre, float(shares.sum()), float(np.linalg.norm(x[own] - centre, axis=1).max())))
-    return sorted(found, key=lambda s: -s.particles), free
+            found.append((own, shares))
+    return found, free
 
 
 def density(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -144,20 +197,26 @@ def candidates(rho: np.ndarray, near: np.ndarray, least: float) -> list[np.ndarr
     return found
 
 
-def bound(x: np.ndarray, v: np.ndarray, mass: float, softening: float, least: float = LEAST) -> np.ndarray:
-    """Which particles are bound to each other, (n,): the fastest, a quarter at most at a time, are taken away until none is free or fewer than `least` are left.
+def stillest(v: np.ndarray) -> np.ndarray:
+    """Where some velocities (n, 3) lie densest: the mean of a quarter of them, (3,). The host's particles that are among a subhalo's are scattered far."""
+    near, which = cKDTree(v).query(v, max(len(v) // 4, 2))
+    return v[which[np.argmin(near[:, -1])]].mean(axis=0)
 
-    Args: as of `find`. Speeds are about the median velocity, and the Hubble flow is left out.
+
+def bound(x: np.ndarray, v: np.ndarray, mass: float, softening: float, speed: np.ndarray, least: float = LEAST) -> np.ndarray:
+    """Which particles are bound to each other, bool (n,): the fastest, a quarter at most at a time, are taken away until none is free; none if fewer than `least` are left.
+
+    Args: as of `find`. speed: velocity (3,) about which they move. The Hubble flow is left out.
     """
     kept = np.arange(len(x))
     while len(kept) >= least:
         phi = -G_MPC * mass * (_inverse(x[kept], softening) - 1 / softening)
-        energy = phi + 0.5 * np.sum((v[kept] - np.median(v[kept], axis=0)) ** 2, axis=1)
+        energy = phi + 0.5 * np.sum((v[kept] - speed) ** 2, axis=1)
         free = np.flatnonzero(energy > 0)
         if not len(free):
-            break
+            return np.isin(np.arange(len(x)), kept)
         kept = np.delete(kept, free[np.argsort(-energy[free])][: max(len(kept) // 4, 1)])
-    return np.isin(np.arange(len(x)), kept)
+    return np.zeros(len(x), bool)
 
 
 def _inverse(x: np.ndarray, softening: float) -> np.ndarray:
@@ -201,38 +260,86 @@ class Host:
 def hosts(s: Snapshot, softening: float = SOFTENING, velocities: bool = True) -> list[Host]:
     """Every cluster of a snapshot; subhalos that reach beyond R200m end there."""
     b, found = s.background, []
-    least = s.m["dm"].min()  # heavier ones are from far around a cluster
-    particle = least * b.Om0 / (b.Om0 - b.Ob0)
-    for i, (mass, radius) in enumerate(zip(s.halos["mass_200m"], s.halos["radius_200m"], strict=True)):
-        m, r = profiles.critical(mass, radius, s.halos["concentration_200m"][i], profiles.virial_overdensity(b), b)
-        which, x = s.about(i, "dm", radius)
-        fine = s.m["dm"][which] < 1.5 * least
-        which, x = which[fine], x[fine]
+    for i, radius in enumerate(s.halos["radius_200m"]):
+        m, r = virial(s, i)
+        which, x = light(s, i, radius)
         v = s.v[which] if velocities and s.v is not None else None
-        subs = [h for h in find(x, v, particle, softening) if np.linalg.norm(h.centre) < r]
-        psi, away = np.array([h.particles for h in subs]) * particle / m, np.array([np.linalg.norm(h.centre) for h in subs]) / r
-        found.append(Host(psi, away, COUNTED * particle / m, mass_fraction(b, s.halos["formation_scale_factor"][i])))
+        dense = profiles.virial_overdensity(b) * b.rho_crit()
+        subs = [h for h in find(x, v, particle(s), softening, virial=dense) if np.linalg.norm(h.centre) < r]
+        psi, away = np.array([h.particles for h in subs]) * particle(s) / m, np.array([np.linalg.norm(h.centre) for h in subs]) / r
+        found.append(Host(psi, away, *expectation(s, i)))
     return found
 
 
-def gates(table: Table, of: list[Host]) -> None:
-    """Numbers of subhalos between bounds of their mass in the clusters in which they are resolved, their mass, and where they are.
+def virial(s: Snapshot, i: int) -> tuple[float, float]:
+    """Virial mass (Msun) and radius (Mpc) of a cluster, from its M200m."""
+    mass, radius, c = (s.halos[k][i] for k in ("mass_200m", "radius_200m", "concentration_200m"))
+    return profiles.critical(mass, radius, c, profiles.virial_overdensity(s.background), s.background)
 
-    The errors are the Poisson noise of what is expected.
-    """
+
+def particle(s: Snapshot) -> float:
+    """Msun of all matter for each light dark-matter particle."""
+    return s.m["dm"].min() * s.background.Om0 / (s.background.Om0 - s.background.Ob0)
+
+
+def light(s: Snapshot, i: int, radius: float) -> tuple[np.ndarray, np.ndarray]:
+    """Dark-matter particles within a radius (Mpc) of a cluster, and where they are about it, without the heavier ones that come from far around."""
+    which, x = s.about(i, "dm", radius)
+    fine = s.m["dm"][which] < 1.5 * s.m["dm"].min()
+    return which[fine], x[fine]
+
+
+def expectation(s: Snapshot, i: int) -> tuple[float, float]:
+    """What a `Host` has as `resolved` and as `fraction`."""
+    return COUNTED * particle(s) / virial(s, i)[0], mass_fraction(s.background, s.halos["formation_scale_factor"][i])
+
+
+def counts(of: list[Host]) -> list[dict]:
+    """In each range of their mass how many subhalos are in the clusters in which they are resolved, and how many are expected; the last is all of them."""
+    rows = []
     for low, high in [*zip(BINS[:-1], BINS[1:], strict=True), (BINS[0], 1.0)]:
         there = [h for h in of if h.resolved <= low]
-        if there:
-            n = sum(int(np.sum((h.psi >= low) & (h.psi < high))) for h in there)
-            m = sum(expected(h.fraction, low, high) for h in there)
+        n = sum(int(np.sum((h.psi >= low) & (h.psi < high))) for h in there)
+        m = sum(expected(h.fraction, low, high) for h in there)
+        rows.append({"from": low, "to": high, "clusters": len(there), "found": n, "expected": float(m)})
+    return rows
+
+
+def markdown(content: dict) -> str:
+    """What two finders count in the same clusters (`counts` of each, of a JSON file) as it stands in docs/simulation.md."""
+    own, other = content["subhalos"]["own"], content["subhalos"]["rockstar"]
+    rows = [
+        [f"{a['from']:g}-{a['to']:g}", str(a["clusters"]), f"{a['expected']:.1f}", str(b["found"]), str(a["found"])]
+        for a, b in zip(own, other, strict=True)
+    ]
+    return lines(["m/M", "clusters", "Jiang & van den Bosch 2016", "ROCKSTAR", "finder of the gates"], rows)
+
+
+def gates(table: Table, of: list[Host], finder: str = "") -> None:
+    """Numbers of subhalos between bounds of their mass in the clusters in which they are resolved, their mass, and where they are.
+
+    The errors are the Poisson noise of what is expected, and what is found may be off by a factor of 1.5, as finders differ, and by that.
+    """
+    for row in counts(of):
+        if row["clusters"]:
+            low, high, m = row["from"], row["to"], row["expected"]
             name = f"{low:g}-{high:g}" if high < 1 else f"above {low:g}"
-            what = f"subhalos over Jiang & van den Bosch 2016, m/M {name} ({n} in {len(there)} clusters)"
-            table.gate("subhalos", what, n / m, *LIMITS, m**-0.5)
+            what = f"subhalos{finder} over Jiang & van den Bosch 2016, m/M {name} ({row['found']} in {row['clusters']} clusters)"
+            table.gate("subhalos", what, row["found"] / m, *_beyond(m**-0.5), m**-0.5)
     counted = [h.psi >= h.resolved for h in of]
     found = sum(h.psi[c].sum() for h, c in zip(of, counted, strict=True))
     m, square = (sum(expected(h.fraction, h.resolved, 1.0, power) for h in of) for power in (1, 2))
+    error = square**0.5 / m
     table.gate(
-        "subhalos", f"mass in subhalos of {COUNTED} particles or more over Jiang & van den Bosch 2016", found / m, *LIMITS, square**0.5 / m
+        "subhalos",
+        f"mass in subhalos{finder} of {COUNTED} particles or more over Jiang & van den Bosch 2016",
+        found / m,
+        *_beyond(error),
+        error,
     )
     r = np.concatenate([h.r[c] for h, c in zip(of, counted, strict=True)])
-    table.median("subhalos", f"distance of subhalos from the centre over the virial radius ({len(r)})", r, 0.5, 0.8)
+    table.median("subhalos", f"distance of subhalos{finder} from the centre over the virial radius ({len(r)})", r, 0.5, 0.8)
+
+
+def _beyond(noise: float) -> tuple[float, float]:
+    return LIMITS[0] - noise, LIMITS[1] + noise
