@@ -2,7 +2,6 @@
 
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,13 +9,10 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
 from gates import rockstar, subhalos
+from mock_cluster import CONCENTRATION, MASS, RADIUS, B, snapshot_of
 
-from hpcdiff.cosmology import Background
 from hpcdiff.simulate import profiles
 
-B = Background()
-MASS, CONCENTRATION = 8e14, 6.0
-RADIUS = float(B.radius(MASS))
 PROGRAM = """#!{python}
 import sys
 import numpy as np
@@ -43,16 +39,6 @@ def program(tmp_path):
     path.write_text(PROGRAM.format(python=sys.executable, softening=0.044 * B.h))
     path.chmod(0o755)
     return path
-
-
-def snapshot_of(x, v, mass):
-    halo = {"mass_200m": MASS, "radius_200m": RADIUS, "concentration_200m": CONCENTRATION, "formation_scale_factor": 0.6}
-
-    def about(i, kind, radius):
-        near = np.flatnonzero(np.linalg.norm(x, axis=1) < radius)
-        return near, x[near]
-
-    return SimpleNamespace(background=B, m={"dm": mass}, halos={k: np.array([value]) for k, value in halo.items()}, v=v, about=about)
 
 
 def test_hosts_have_what_is_bound_within_the_virial_radius(program):
