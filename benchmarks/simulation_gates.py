@@ -102,6 +102,10 @@ def main() -> None:
     parser.add_argument("--no-box", dest="box", action="store_false", help="nbody: without the periodic box and its mass function")
     options = parser.parse_args()
     nbody = options.engine == "nbody"
+    if options.rockstar and not (nbody and os.access(options.rockstar, os.X_OK)):
+        parser.error(
+            f"--rockstar: {'not a program: ' + str(options.rockstar) if nbody else 'its subhalos need velocities, give --engine nbody'}"
+        )
     options.clusters = options.clusters or (28 if nbody else 216)
     with tempfile.TemporaryDirectory() as temporary:
         options.folder = options.folder or Path(temporary)

@@ -1,5 +1,6 @@
 """What the gates give to ROCKSTAR and take from it, with a program in its place that answers from what it was given."""
 
+import runpy
 import sys
 from pathlib import Path
 
@@ -55,6 +56,15 @@ def test_hosts_have_what_is_bound_within_the_virial_radius(program):
     assert host.psi == pytest.approx([200 * each / m, 50 * each / m], rel=1e-4)
     assert host.r == pytest.approx([0.5 * RADIUS / r, 0.3 * RADIUS / r], rel=5e-3)
     assert host.resolved == pytest.approx(30 * each / m) and host.fraction == pytest.approx(subhalos.mass_fraction(B, 0.6))
+
+
+@pytest.mark.parametrize(("engine", "said"), [("nbody", "--rockstar: not a program: nowhere"), ("halo_model", "need velocities")])
+def test_where_it_cannot_be_used_is_said_at_once(monkeypatch, capsys, engine, said):
+    script = Path(__file__).resolve().parents[2] / "benchmarks" / "simulation_gates.py"
+    monkeypatch.setattr(sys, "argv", [str(script), "--engine", engine, "--rockstar", "nowhere"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(script), run_name="__main__")
+    assert ended.value.code == 2 and said in capsys.readouterr().err
 
 
 def test_no_halo_is_no_subhalo_and_a_failure_is_said(tmp_path, program):
