@@ -1,6 +1,7 @@
 """What the gates give to ROCKSTAR and take from it, with a program in its place that answers from what it was given."""
 
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 
@@ -62,6 +63,7 @@ def test_hosts_have_what_is_bound_within_the_virial_radius(program):
 def test_where_it_cannot_be_used_is_said_at_once(monkeypatch, capsys, engine, said):
     script = Path(__file__).resolve().parents[2] / "benchmarks" / "simulation_gates.py"
     monkeypatch.setattr(sys, "argv", [str(script), "--engine", engine, "--rockstar", "nowhere"])
+    monkeypatch.setattr(subprocess, "run", lambda command, **more: pytest.fail(f"{command} was run"))
     with pytest.raises(SystemExit) as ended:
         runpy.run_path(str(script), run_name="__main__")
     assert ended.value.code == 2 and said in capsys.readouterr().err

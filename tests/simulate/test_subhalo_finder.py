@@ -127,6 +127,18 @@ def test_no_particle_is_in_two_subhalos(velocities):
         assert len(found) == 2 and 220 < sum(found) < 286
 
 
+def test_what_two_could_have_is_the_larger_one_s():
+    """Sixteen particles and eight, and between them three that both reach."""
+    large, small, between = (np.array([[place, 0.01 * i, 0] for i in range(n)]) for place, n in ((9.0, 16), (11.0, 8), (10.0, 3)))
+    x = np.concatenate([large, small, between])
+    own, few = np.arange(16), np.arange(16, 24)
+    rho, free = np.r_[[2.0], np.ones(15), [2.0], np.ones(7), np.zeros(3)], np.arange(27) >= 24
+    grown = finder._grown(x, np.zeros_like(x), rho, [few, own], free, 0.6, lambda near, speed: np.ones(len(near), bool))
+    assert [sorted(g) for g in grown] == [[*own, 24, 25, 26], [*few]]
+    alone = finder._grown(x, np.zeros_like(x), rho, [few], free, 0.6, lambda near, speed: np.ones(len(near), bool))
+    assert [sorted(g) for g in alone] == [[*few, 24, 25, 26]]
+
+
 def test_what_flies_by_is_not_bound():
     """Of 100 particles of a subhalo and 60 that pass through it at 2000 km/s only the first are bound; a dense place with its host's speeds is no subhalo."""
     rng = np.random.default_rng(3)
