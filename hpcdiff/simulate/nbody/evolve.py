@@ -19,7 +19,7 @@ from hpcdiff.checked import DAMAGED
 from hpcdiff.simulate.nbody import growth
 from hpcdiff.simulate.nbody.gravity import Gravity
 
-FORMAT = 4
+FORMAT = 5
 """Of what a run keeps of unfinished boxes, and of finished ones until all are there; what has another is made anew."""
 LONGEST = 0.02
 """Longest step in ln a."""

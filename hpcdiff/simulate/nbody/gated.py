@@ -15,7 +15,7 @@ CELL, SURROUNDINGS = 40.0, 114.0
 """Their cells and boxes, comoving Mpc: what is gated has them as wide or wider."""
 ACCURACY = 0.2
 """Their `simulate.accuracy`; a smaller one has shorter steps."""
-NOT_MET = ("P(k)",)
+NOT_MET: tuple[str, ...] = ()
 """Groups of gates of which at least one is not met (docs/simulation.md)."""
 
 

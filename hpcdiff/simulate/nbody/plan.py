@@ -12,8 +12,8 @@ from hpcdiff.cosmology import Background
 from hpcdiff.errors import UserError
 from hpcdiff.simulate.nbody import gated
 
-SOFTENING, SPARSE = 0.044, 1.01e11
-"""Softening (Mpc), the paper's, and the dark-matter particle (Msun) from which on it grows with the particles' spacing, of which it is 1/32."""
+SOFTENING, SPARSE = 0.033, 1.01e11
+"""Softening (Mpc), with which power up to 10 h/Mpc does not depend on it, and the dark-matter particle (Msun) from which on it grows with the particles' spacing, of which it is 1/43."""
 MESH, ZOOMED_MESH, LEAST_MESH = 4, 2, 24
 """Mesh cells over lattice points, along a side; the same where fine particles are in a part of the box, as then pairs cost less than a mesh; least cells."""
 LEAST_LATTICE, MOST_LATTICE = 8, 1024
@@ -32,7 +32,7 @@ REGION = 1.75
 """Radius of that region over that of the overdense sphere."""
 LEAST_CELL = 5.0
 """Side of a cell that is cut out of a wider box over R200m of the heaviest cluster."""
-SECONDS = 4e-6
+SECONDS = 2.75e-6
 """Core seconds of a step over the particles of a type, coarse boxes included, measured on a server's cores with lattices of 32^3 and 48^3, and of 80^3 with surroundings."""
 FORCES_ON = {"cpu": "the CPU", "cuda": "a GPU (the time below is a CPU's)", "auto": "GPUs if every rank has one"}
 """`simulate.device` in words."""
@@ -152,8 +152,8 @@ class Plan:
         return 1.0 if self.single else 1.0 + 2.0 * float(self.mass[box]) / 1e15
 
     def core_hours(self) -> float:
-        """About how long all boxes take together: steps are as many as was measured for clusters of 2e14 to 1e15 Msun."""
-        steps = 160 + 60 * (0.3 / self.config.simulate.accuracy) * (0.176 / self.softening)
+        """About how long all boxes take together: steps are as many as was measured for clusters of 1.5e14 to 1.2e15 Msun, 676 with 44 kpc and 761 with 33."""
+        steps = 160 + 21.8 / (self.config.simulate.accuracy * math.sqrt(self.softening))
         return self.n_box * float(self.shares.sum()) * steps * SECONDS / 3600
 
     def corner(self, box: int) -> np.ndarray:
