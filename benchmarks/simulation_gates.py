@@ -1,10 +1,10 @@
 """What the embedded simulation must be like, measured in its particles and maps: a table of gates.
 
     python benchmarks/simulation_gates.py            # 216 clusters of the halo model, 2 minutes on 2 cores
-    python benchmarks/simulation_gates.py --engine nbody --folder runs/gates    # 28 evolved clusters and a periodic box: 3 core hours
+    python benchmarks/simulation_gates.py --engine nbody --ranks 2 --folder runs/gates    # 28 evolved clusters and a periodic box: 3 core hours
 
 Add --rockstar PATH where that halo finder has been built (benchmarks/gates/rockstar.py): the published numbers of subhalos are its.
-Simulates and projects in a folder of its own (--folder); the halo model twice: once as it is, and once with subhalos that have no gas.
+Simulates and projects in a folder of its own (--folder); projects once more with gas that has no clumps.
 Each row is a number, what it must be, and whether it is. Written to benchmarks/results/simulation_gates.json, or ..._nbody.json;
 docs/simulation.md explains it.
 """
@@ -12,6 +12,7 @@ docs/simulation.md explains it.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import resource
@@ -24,24 +25,22 @@ from pathlib import Path
 
 import numpy as np
 import report
-from gates import clusters, evolved, figure, halos, inference, subhalos
+from gates import clusters, evolved, figure, halos, inference, stripped, subhalos
 from gates.table import HEADER, Table, cells, failing
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = ROOT / "configs" / "quickstart.yaml"
-STAGE = "import sys; import hpcdiff.simulate.particles as p; p.STRIPPED = {stripped}; import importlib; sys.exit(importlib.import_module('hpcdiff.{stage}.__main__').main(sys.argv[1:]))"  # fmt: skip
 
 
-def make(folder: Path, config: Path, more: list[str], stages: tuple[str, ...], stripped: str = "p.STRIPPED") -> dict[str, list[float]]:
+def make(ranks: int, folder: Path, config: Path, more: list[str], stages: tuple[str, ...]) -> dict[str, list[float]]:
     """Run stages into `folder` unless it is all there; of each its seconds and its core seconds when it was first run to its end."""
+    launcher = ["mpirun", "-n", str(ranks)] if ranks > 1 else []
     kept = folder / "seconds.json"
     seconds = json.loads(kept.read_text()) if kept.exists() else {}
     for stage in stages:
         began, cores = time.perf_counter(), _core_seconds()
-        command = [sys.executable, "-c", STAGE.format(stripped=stripped, stage=stage), str(config), f"run.dir={folder}", *more]
-        subprocess.run(
-            command, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+        command = [*launcher, sys.executable, "-m", f"hpcdiff.{stage}", str(config), f"run.dir={folder}", *more]
+        subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL)
         seconds.setdefault(stage, [round(time.perf_counter() - began, 1), round(_core_seconds() - cores, 1)])
         kept.write_text(json.dumps(seconds))
     return seconds
@@ -61,11 +60,13 @@ def correlations(snapshot: halos.Snapshot, of: dict[str, np.ndarray]) -> tuple[l
     return list(left), np.corrcoef(list(left.values()))
 
 
-def halo_model(options: argparse.Namespace) -> tuple[dict, Callable[[Path], None]]:
+def halo_model(options: argparse.Namespace, make: Callable) -> tuple[dict, Callable[[Path], None]]:
     """Simulate, project and measure; what goes into the JSON file, and what draws the figure at a path."""
     more = [f"simulate.clusters={options.clusters}", "project.split={train: 0.6, val: 0.05, test: 0.35}"]
     seconds = make(options.folder / "as it is", CONFIG, more, ("simulate", "project"))
-    make(options.folder / "no gas", CONFIG, more, ("simulate", "project"), "float('inf')")
+    bare = options.folder / "no clumps"
+    stripped.strip(options.folder / "as it is", bare)
+    make(bare, CONFIG, more, ("project",))
     snapshot = halos.Snapshot(options.folder / "as it is")
     of = halos.measure(snapshot)
     table = Table()
@@ -76,7 +77,7 @@ def halo_model(options: argparse.Namespace) -> tuple[dict, Callable[[Path], None
     found = {
         "as it is": inference.coherence(maps, folds=inference.FOLDS),
         "other halos' inputs": inference.coherence(maps, shuffled=True, folds=inference.FOLDS),
-        "subhalos without gas": inference.coherence(options.folder / "no gas" / "maps.h5", folds=inference.FOLDS),
+        "gas without clumps": inference.coherence(bare / "maps.h5", folds=inference.FOLDS),
     }
     inference.gates(table, *found.values())
     names, matrix = correlations(snapshot, of)
@@ -95,6 +96,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--engine", choices=("halo_model", "nbody"), default="halo_model")
     parser.add_argument("--clusters", type=int, help="default: 216, of nbody 28")
+    parser.add_argument("--ranks", type=int, default=1, help="MPI ranks that simulate and project (mpirun); default: 1")
     parser.add_argument("--folder", type=Path, help="kept, and taken up again; default: a temporary one")
     parser.add_argument(
         "--rockstar", type=Path, help="nbody: the program ROCKSTAR, which finds the subhalos then (default: the finder of the gates)"
@@ -109,7 +111,7 @@ def main() -> None:
     options.clusters = options.clusters or (28 if nbody else 216)
     with tempfile.TemporaryDirectory() as temporary:
         options.folder = options.folder or Path(temporary)
-        content, draw = evolved.run(options, make) if nbody else halo_model(options)
+        content, draw = (evolved.run if nbody else halo_model)(options, functools.partial(make, options.ranks))
     print(report.table([f"gate ({options.engine})", *HEADER], cells(content["gates"])))
     print("does not hold:", ", ".join(failing(content["gates"])) or "nothing")
     content = {"machine": report.machine("numpy", "colossus"), "clusters": options.clusters, **content}

@@ -12,13 +12,12 @@ from gates.table import Table
 from hpcdiff.config import read_config
 from hpcdiff.maps import deal
 from hpcdiff.sections import Split
+from hpcdiff.simulate.nbody.box import RESOLVED
 from hpcdiff.simulate.nbody.plan import Plan
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "nbody.yaml"
 BOX, BOX_PARTICLE, BOX_HALOS = 120.0, 5.42e11, 7e13
 """Side (Mpc), dark-matter particle and least halo (Msun) of the one periodic box: 48^3 particles of a type, halos of 110 of them or more."""
-FITTED = 3.0
-"""Concentrations and densities are measured beyond this many softenings."""
 RELAXED = 0.07
 """Largest distance of the most bound particle from the centre of mass, over R200m, of a halo that is called relaxed (Neto et al. 2007)."""
 OF_RELAXED = 5.26 / 4.67, 0.01
@@ -38,7 +37,7 @@ def overrides(count: int, seed: int) -> list[str]:
 
 def measured(folder: Path, softening: float) -> tuple[dict[str, np.ndarray], halos.Snapshot]:
     """Numbers of every halo of a run with this softening (Mpc)."""
-    s = halos.Snapshot(folder, FITTED * softening)
+    s = halos.Snapshot(folder, RESOLVED * softening)
     return {**halos.measure(s), **{k: s.halos[k] for k in ("target_mass", "formation_scale_factor", "steps", "coarse_fraction")}}, s
 
 
@@ -46,6 +45,7 @@ def gates(table: Table, of: dict[str, np.ndarray], plan: Plan) -> None:
     """The rows of the table that only evolved clusters have."""
     ratio = of["mass"] / of["target_mass"]
     table.median("masses", "M200m over its target", ratio, 0.9, 1.1)
+    table.gate("masses", "M200m in the particles over the catalogue's, worst", np.abs(of["m200m_found"] / of["mass"] - 1).max(), 0, 0.03)
     off = np.log(ratio)
     table.gate("masses", "M200m over its target (ln), half of the middle 68 %", 0.5 * np.ptp(np.percentile(off, [16, 84])), 0, 0.1)
     table.gate(

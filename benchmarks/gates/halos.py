@@ -7,13 +7,13 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-from scipy.optimize import minimize_scalar
 from scipy.spatial import cKDTree
 
 from gates import projected
 from hpcdiff import cosmology
 from hpcdiff.cosmology import Background
 from hpcdiff.simulate import profiles
+from hpcdiff.simulate.profiles import FITTED_FROM
 
 EDGES = np.array([0.1, 0.2, 0.35, 0.5, 0.7, 1.0])
 """Of shells, over R200c."""
@@ -21,8 +21,6 @@ RINGS = np.array([0.2, 0.35, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 4.0])
 """Of rings in projection, over R200m."""
 HALF_DEPTH = 6.4
 """Mpc: of what is projected, as of the maps."""
-LEAST = 0.08
-"""Radius over R200c from which on, to R200c, the concentration is fitted: beyond it halos fall more steeply than NFW's profile."""
 
 
 class Snapshot:
@@ -93,8 +91,8 @@ def _halo(s: Snapshot, i: int) -> dict:
     which, gas = s.about(i, "gas", radius)
     m_dm, m_gas = s.m["dm"][of_dm], s.m["gas"][which]
     r_dm, r_gas = (np.linalg.norm(x, axis=1) for x in (dm, gas))
-    least = max(LEAST, s.least / r200)
-    c = fitted_concentration(r_dm / r200, least, m_dm)
+    least = max(FITTED_FROM, s.least / r200)
+    c = profiles.fitted_concentration(r_dm / r200, least, m_dm)
     nfw = m_dm[r_dm < r200].sum() * np.diff(profiles.nfw_mass(EDGES * c)) / profiles.nfw_mass(c)
     thermal = 2 / 3 * s.u[which] * m_gas * profiles.MU / profiles.MU_E  # electron pressure times volume
     x = np.linspace(0.01, 1, 400) * r200 / r500
@@ -138,19 +136,6 @@ def _projected(s: Snapshot, i: int, c: float, least: float) -> np.ndarray:
 def _axes(x: np.ndarray, mass: np.ndarray) -> np.ndarray:
     """Half-axes of the second moments, rising, up to a factor."""
     return np.sqrt(np.linalg.eigvalsh((mass[:, None] * x).T @ x))
-
-
-def fitted_concentration(x: np.ndarray, low: float, mass: np.ndarray) -> float:
-    """c200c of most likelihood for radii x = r/R200c of particles of these masses, from `low` to 1."""
-    there = (x > low) & (x < 1)
-    x, weight = x[there], mass[there] / mass[there].mean()
-
-    def minus_ln(ln_c: float) -> float:
-        c = np.exp(ln_c)
-        within = np.log(profiles.nfw_mass(c) - profiles.nfw_mass(c * low))
-        return -(weight @ np.log(c**3 * x**2 * profiles.nfw_density(c * x))) + len(x) * within
-
-    return float(np.exp(minimize_scalar(minus_ln, bounds=(np.log(1), np.log(40)), method="bounded").x))
 
 
 def relation(mass: np.ndarray, value: np.ndarray) -> tuple[float, float, np.ndarray]:

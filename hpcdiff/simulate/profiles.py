@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.optimize import brentq
+from scipy.optimize import brentq, minimize_scalar
 
 from hpcdiff import cosmology
 from hpcdiff.cosmology import Background
@@ -11,6 +11,8 @@ from hpcdiff.simulate import outskirts
 
 OUTERMOST = 3.0
 """Radius over R200m to which a halo with its infall region reaches."""
+FITTED_FROM = 0.08
+"""Radius over R200c from which on, to R200c, concentrations are fitted: beyond it halos fall more steeply than NFW's profile."""
 X_H = 0.76
 """Hydrogen mass fraction."""
 X_E = 1 + (1 - X_H) / (2 * X_H)
@@ -42,6 +44,19 @@ def critical(mass: float, radius: float, concentration: float, overdensity: floa
 
     r = brentq(excess, 1e-4, 3 * concentration) * radius / concentration
     return rho * r**3, r
+
+
+def fitted_concentration(x: np.ndarray, low: float, mass: np.ndarray) -> float:
+    """c200c of the NFW profile of most likelihood for particles at x = r/R200c (n,) of these masses (n,), those with x from `low` to 1."""
+    there = (x > low) & (x < 1)
+    x, weight = x[there], mass[there] / mass[there].mean()
+
+    def minus_ln(ln_c: float) -> float:
+        c = np.exp(ln_c)
+        within = np.log(nfw_mass(c) - nfw_mass(c * low))
+        return -(weight @ np.log(c**3 * x**2 * nfw_density(c * x))) + len(x) * within
+
+    return float(np.exp(minimize_scalar(minus_ln, bounds=(np.log(1), np.log(40)), method="bounded").x))
 
 
 def virial_overdensity(background: Background, a: float = 1.0) -> float:

@@ -14,7 +14,7 @@ from hpcdiff.errors import UserError
 from hpcdiff.simulate import profiles
 from hpcdiff.simulate.chunks import Folder, header, stored
 from hpcdiff.simulate.nbody.coarse import CoarseBoxes, also_fine, sphere_of
-from hpcdiff.simulate.nbody.evolve import FORMAT, State, evolve
+from hpcdiff.simulate.nbody.evolve import State, evolve
 from hpcdiff.simulate.nbody.gas import Gas, index, settle
 from hpcdiff.simulate.nbody.gravity import gravity_of
 from hpcdiff.simulate.nbody.halos import Halo, Matter, formation, wrapped
@@ -27,6 +27,10 @@ KEPT = (0.25, 0.35, 0.45, 0.55, 0.65, 0.75, 0.85, 0.93)
 """Scale factors at which positions are kept, for the halos' history."""
 SMALLEST = 30
 """Least mass of a halo that is looked for, in dark-matter particles."""
+WRITTEN = 6
+"""What a finished box's chunk and rows say; those of another number are made anew."""
+RESOLVED = 3.0
+"""Concentrations are fitted beyond this many softenings."""
 SAVE_EVERY = 300.0
 """Seconds between two saves of the state of a box."""
 
@@ -72,8 +76,8 @@ def run_box(
     phi = (100 * b.h) ** 2 * gravity.potential(state.x, mass)
     matter = Matter(state.x, mass, phi, plan.period, b, threads)
     halos = matter.halos(SMALLEST * plan.m_dm, of.is_fine())
-    chosen = _chosen(plan, halos, matter, of.began_in(plan, state.sphere))
-    if not halos or None in chosen:
+    peak = None if plan.single else central(halos, matter, of.began_in(plan, state.sphere))
+    if not halos or (peak is None and not plan.single):
         how = "take another run.seed or lighter particles"
         raise UserError(
             f"nothing of {SMALLEST} particles has collapsed {'in' if plan.single else 'at the peak of'} box {box}", "simulate", how
@@ -82,8 +86,10 @@ def run_box(
     retention, flatness = scatter(plan.seed, box, len(halos))
     each = list(zip(halos, formed, retention, map(index, formed, flatness), strict=True))
     h, gas = _settled(plan, of, of.apart(state.x), of.apart(phi), each, threads)
-    shift = plan.corner(box) + (0 if plan.single else plan.cell / 2 - halos[chosen[0]].centre)
-    _write_rows(plan, folder, box, matter, of, [each[i] for i in chosen], shift, gas, state)
+    written = Matter(of.apart(state.x), np.concatenate([of.masses_apart(plan)[: of.n], gas.mass]), of.apart(phi), plan.period, b, threads)
+    rows = _as_written(plan, written, each if plan.single else [each[peak]])
+    shift = plan.corner(box) + (0 if plan.single else plan.cell / 2 - halos[peak].centre)
+    _write_rows(plan, folder, box, written, of, rows, shift, state)
     _write_chunk(plan, folder, box, provenance, state, of, shift, h, gas)
     files.remove(saved)
     files.remove(tried)
@@ -127,12 +133,19 @@ def _settled(plan: Plan, of: Levels, x: np.ndarray, phi: np.ndarray, halos: list
     return h, Gas(*(np.concatenate([getattr(gas, name) for gas in parts]) for name in ("mass", "density", "energy")))
 
 
-def _chosen(plan: Plan, halos: list[Halo], matter: Matter, sphere: np.ndarray) -> list[int | None]:
-    """Which halos go into the catalogue: of the one box those in `mass_range`, else the one that the sphere has become, None if there is none."""
-    low, high = plan.config.simulate.mass_range
-    if plan.single:
-        return [i for i, h in enumerate(halos) if low <= h.mass_200m <= high]
-    return [central(halos, matter, sphere)]
+def _as_written(plan: Plan, written: Matter, each: list[tuple]) -> list[tuple]:
+    """The halos with what is known of them, measured again where their gas has settled; of the one box those in `mass_range`."""
+    low, high = plan.config.simulate.mass_range if plan.single else (0, np.inf)
+    rows = [(written.at(halo.centre), *what) for halo, *what in each]
+    found = [row for row in rows if low <= row[0].mass_200m <= high]
+    if not found:
+        most = max(row[0].mass_200m for row in rows)
+        raise UserError(
+            f"the box has no halo of {low:.3g} to {high:.3g} Msun, its heaviest has {most:.3g}",
+            "simulate.mass_range",
+            "widen it or take a larger simulate.box, with --overwrite, as the box is evolved again",
+        )
+    return found
 
 
 def _smoothing(x: np.ndarray, side: float, densities: bool, threads: int) -> tuple[np.ndarray, np.ndarray | None]:
@@ -149,12 +162,15 @@ def _smoothing(x: np.ndarray, side: float, densities: bool, threads: int) -> tup
     return smoothing(x, around, margin, densities, threads)
 
 
-def _write_rows(plan, folder, box, matter, of: Levels, chosen, shift, gas: Gas, state: State) -> None:
-    """The halos' rows of the catalogue, until all boxes are there."""
-    b, mass, rows = plan.background, of.masses(plan), []
+def _write_rows(plan, folder, box, written: Matter, of: Levels, chosen, shift, state: State) -> None:
+    """The halos' rows of the catalogue, until all boxes are there; all of what is written, after the gas has settled."""
+    b, rows = plan.background, []
+    is_dm = np.arange(2 * of.n) < of.n
+    is_fine = of.apart(of.is_fine())
     for halo, formed, retention, power in chosen:
-        r = np.linalg.norm(wrapped(state.x - halo.centre, plan.period), axis=1)
-        there = r < halo.radius_200m
+        there, _ = written.about(halo.centre, halo.radius_200m)
+        mass = written.mass[there]
+        c = written.concentration(halo, RESOLVED * plan.softening, is_dm)
         rows.append(
             {
                 "position": (halo.centre + shift) % plan.side,
@@ -164,20 +180,21 @@ def _write_rows(plan, folder, box, matter, of: Levels, chosen, shift, gas: Gas, 
                 "radius_500c": halo.radius_500c,
                 "mass_200c": halo.mass_200c,
                 "radius_200c": halo.radius_200c,
-                "concentration_200m": matter.concentration(halo, 3 * plan.softening),
+                "concentration_200c": c,
+                "concentration_200m": c * halo.radius_200m / halo.radius_200c,
                 "formation_scale_factor": formed,
-                "gas_fraction": float(gas.mass[of.apart(there)[of.n :]].sum() / halo.mass_200m * b.Om0 / b.Ob0),
+                "gas_fraction": float(mass[~is_dm[there]].sum() / halo.mass_200m * b.Om0 / b.Ob0),
                 "retention": retention,
                 "polytropic_index": power,
                 "target_mass": 0.0 if plan.single else float(plan.mass[box]),
                 "steps": float(state.steps),
-                **({"coarse_fraction": float(mass[there & ~of.is_fine()].sum() / mass[there].sum())} if plan.zoomed else {}),
+                **({"coarse_fraction": float(mass[~is_fine[there]].sum() / mass.sum())} if plan.zoomed else {}),
             }
         )
     path = folder.rows(box)
     temporary = path.with_suffix(".tmp")
     with open(temporary, "wb") as f:
-        np.savez(f, format=FORMAT, **{name: np.array([row[name] for row in rows]) for name in (rows[0] if rows else ())})
+        np.savez(f, format=WRITTEN, **{name: np.array([row[name] for row in rows]) for name in (rows[0] if rows else ())})
     files.sync(temporary)
     os.replace(temporary, path)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import minimize_scalar
 from scipy.spatial import cKDTree
 
 from hpcdiff.cosmology import G_MPC, Background
@@ -69,21 +68,25 @@ class Matter:
         mass = float(self.mass[index[:last]].sum())
         return mass, float(np.cbrt(3 * mass / (4 * np.pi * density)))
 
-    def halo(self, centre: np.ndarray) -> Halo:
-        """The halo about a point near its centre: the most bound particle within half of its radius becomes the centre."""
+    def at(self, centre: np.ndarray) -> Halo:
+        """The halo whose centre is this point."""
         b = self.background
-        for _ in range(3):
-            _, radius = self.sphere(centre, 200 * b.rho_mean())
-            index, _ = self.about(centre, 0.5 * radius)
-            if not len(index):
-                break
-            centre = self.x[index[np.argmin(self.phi[index])]]
         spheres = [self.sphere(centre, rho) for rho in (200 * b.rho_mean(), 500 * b.rho_crit(), 200 * b.rho_crit())]
         index, r = self.about(centre, spheres[2][1])
         m = self.mass[index]
         within = np.cumsum(m) - 0.5 * m
         depth = G_MPC * float(np.sum(m * within / np.maximum(r, NEAREST)) / max(m.sum(), 1.0))
         return Halo(centre, *(value for sphere in spheres for value in sphere), depth)
+
+    def halo(self, centre: np.ndarray) -> Halo:
+        """The halo about a point near its centre: the most bound particle within half of its radius becomes the centre."""
+        for _ in range(3):
+            _, radius = self.sphere(centre, 200 * self.background.rho_mean())
+            index, _ = self.about(centre, 0.5 * radius)
+            if not len(index):
+                break
+            centre = self.x[index[np.argmin(self.phi[index])]]
+        return self.at(centre)
 
     def halos(self, least: float, among: np.ndarray | None = None) -> list[Halo]:
         """All halos with M200m of at least `least` Msun that are not inside a larger one, by falling mass.
@@ -113,20 +116,12 @@ class Matter:
                 kept.append(halo)
         return kept
 
-    def concentration(self, halo: Halo, least: float) -> float:
-        """c200m of the NFW profile nearest to the density in 12 shells from `least` (Mpc; at least 0.1 R200m) to R200m."""
-        index, r = self.about(halo.centre, halo.radius_200m)
-        edges = np.geomspace(max(0.1 * halo.radius_200m, least), halo.radius_200m, 13)
-        shells = np.histogram(r, edges, weights=self.mass[index])[0]
-        there = shells > 0
-        middle, volume = np.sqrt(edges[1:] * edges[:-1])[there], np.diff(edges**3)[there]
-        density = np.log(shells[there] / volume)
-
-        def misfit(ln_c: float) -> float:
-            x = middle * np.exp(ln_c) / halo.radius_200m
-            return float(np.var(density - np.log(profiles.nfw_density(x))))
-
-        return float(np.exp(minimize_scalar(misfit, bounds=(0, np.log(40)), method="bounded").x))
+    def concentration(self, halo: Halo, least: float, among: np.ndarray) -> float:
+        """c200c of the NFW profile of most likelihood for the particles `among` (bool, (n,)) from `least` (Mpc; at least `profiles.FITTED_FROM` R200c) to R200c."""
+        index, r = self.about(halo.centre, halo.radius_200c)
+        own = among[index]
+        low = max(profiles.FITTED_FROM, least / halo.radius_200c)
+        return profiles.fitted_concentration(r[own] / halo.radius_200c, low, self.mass[index][own])
 
 
 def wrapped(d: np.ndarray, side: float) -> np.ndarray:

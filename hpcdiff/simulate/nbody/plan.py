@@ -26,6 +26,8 @@ YIELD = 0.8
 """M200m over the mass of the sphere whose linear overdensity is 1.686 (measured on clusters of 1e14 to 1e15)."""
 SOFTEST = 0.4
 """Largest softening over the particles' spacing: the ball of three softenings lies within the reach of the pairs, also where coarse particles have twice the softening."""
+SOFTEST_OF_HALO = 0.1
+"""Largest softening over R200m of the least massive cluster: its profile is measured beyond three softenings."""
 COARSER = 2
 """Spacing of the coarse particles over that of the fine ones, where a cluster has its own region in a wider box."""
 REGION = 1.75
@@ -111,12 +113,11 @@ class Plan:
         self.mesh = self.mesh_of(self.lattice)
         kpc = simulate.softening
         self.softening = kpc / 1e3 if kpc else SOFTENING * max(1.0, float(np.cbrt(self.m_dm / SPARSE)))
-        softest = SOFTEST * self.period / self.lattice
-        if self.softening > softest:
-            how = f"take at most {1e3 * softest:.3g} kpc"
-            raise UserError(
-                f"a softening of {1e3 * self.softening:.3g} kpc is more than the forces' split allows", "simulate.softening", how
-            )
+        softest, least = SOFTEST * self.period / self.lattice, SOFTEST_OF_HALO * float(b.radius(low))
+        if self.softening > min(softest, least):
+            how = f"take at most {1e3 * min(softest, least):.3g} kpc"
+            allows = "the forces' split allows" if softest < least else f"a halo of {low:.3g} Msun bears"
+            raise UserError(f"a softening of {1e3 * self.softening:.3g} kpc is more than {allows}", "simulate.softening", how)
         self.n_box = self.lattice**3
         self.n_total = self.n_box * self.boxes
         self.blocks = list(range(self.boxes))

@@ -18,10 +18,10 @@ from hpcdiff.config import Config
 from hpcdiff.errors import Stopped, UserError
 from hpcdiff.simulate import chunks
 from hpcdiff.simulate.chunks import Folder
-from hpcdiff.simulate.nbody.box import run_box
+from hpcdiff.simulate.nbody.box import WRITTEN, run_box
 from hpcdiff.simulate.nbody.claims import Claims
 from hpcdiff.simulate.nbody.device import settled
-from hpcdiff.simulate.nbody.evolve import FORMAT, State
+from hpcdiff.simulate.nbody.evolve import State
 from hpcdiff.simulate.nbody.peak import START
 from hpcdiff.simulate.nbody.plan import Plan
 from hpcdiff.simulate.work import already, opened
@@ -77,7 +77,7 @@ def _read_rows(path: Path) -> dict[str, np.ndarray] | None:
     """A box's rows of the catalogue; None if they are gone, damaged or of another version of the program."""
     try:
         with np.load(path) as f:
-            return {name: f[name] for name in f if name != "format"} if int(f["format"]) == FORMAT else None
+            return {name: f[name] for name in f if name != "format"} if int(f["format"]) == WRITTEN else None
     except checked.DAMAGED:
         return None
 
@@ -151,12 +151,6 @@ def _finish(plan: Plan, folder: Folder, told: str) -> str:
     rows = [_read_rows(folder.rows(box)) for box in plan.blocks]
     if None in rows:
         raise UserError("a box's halos are gone or damaged", folder.rows(rows.index(None)), "run simulate again, which makes the box again")
-    rows = [r for r in rows if r]
-    if not rows:
-        low, high = plan.config.simulate.mass_range
-        raise UserError(
-            f"the box has no halo of {low:.3g} to {high:.3g} Msun", "simulate.mass_range", "widen it, or take a larger simulate.box"
-        )
     columns = {name: np.concatenate([r[name] for r in rows]) for name in rows[0]}
     n = len(columns["mass_200m"])
     mixed = int(np.sum(columns.get("coarse_fraction", np.zeros(1)) > MIXED))

@@ -55,7 +55,13 @@ def test_halos_are_found_with_their_masses(matter):
 def test_concentration_is_that_of_the_profile(matter):
     matter, _ = matter
     halo = matter.halos(2e13)[1]
-    assert matter.concentration(halo, 0.0) == pytest.approx(9, rel=0.1)
+    everything = np.ones(len(matter.x), bool)
+    c = 9 * halo.radius_200c / halo.radius_200m
+    assert matter.concentration(halo, 0.0, everything) == pytest.approx(c, rel=0.1)
+    least = 0.15 * halo.radius_200c
+    outer = np.linalg.norm(matter.x - halo.centre, axis=1) > least
+    assert matter.concentration(halo, 0.0, outer) < 0.6 * c  # of these particles alone, which have a hole
+    assert matter.concentration(halo, least, outer) == pytest.approx(c, rel=0.25)  # beyond which it is not looked at
 
 
 def test_formation_is_when_half_of_the_mass_was_there():

@@ -18,6 +18,7 @@ from scipy.spatial import cKDTree
 from hpcdiff import maps
 from hpcdiff.errors import Stopped
 from hpcdiff.sections import Split
+from hpcdiff.simulate import profiles
 from hpcdiff.simulate.__main__ import main
 from hpcdiff.simulate.nbody import work
 from hpcdiff.simulate.nbody.box import run_box
@@ -89,17 +90,24 @@ def test_snapshot_and_catalogue_are_the_contracts(serial):
 
 
 def test_the_catalogues_masses_are_in_the_particles(serial):
-    """Within R200m of the catalogue's centre are 200 times the mean density and `gas_fraction` of the baryons."""
+    """Within R200m, R200c and R500c of its centres are the catalogue's masses, to the last particle, and within R200m `gas_fraction` of the baryons; its concentration is theirs."""
     with h5py.File(serial / "halos.hdf5") as halos:
         for i in range(3):
             with h5py.File(serial / "snapshot" / f"snapshot_{i:06d}.hdf5") as f:
-                inside = {}
+                r, m = {}, {}
                 for kind in ("PartType0", "PartType1"):
-                    r = np.linalg.norm(f[kind]["Coordinates"][:] / 700 - halos["position"][i], axis=1)
-                    inside[kind] = f[kind]["Masses"][:][r < halos["radius_200m"][i]].sum() * 1e10 / 0.7
+                    r[kind] = np.linalg.norm(f[kind]["Coordinates"][:] / 700 - halos["position"][i], axis=1)
+                    m[kind] = f[kind]["Masses"][:] * 1e10 / 0.7
             mass = halos["mass_200m"][i]
-            assert inside["PartType1"] == pytest.approx(0.85 * mass, rel=0.05)
-            assert inside["PartType0"] == pytest.approx(0.15 * halos["gas_fraction"][i] * mass, rel=0.01)
+            for sphere in ("200m", "200c", "500c"):
+                inside = [m[kind][r[kind] < halos[f"radius_{sphere}"][i]].sum() for kind in r]
+                assert sum(inside) == pytest.approx(halos[f"mass_{sphere}"][i], rel=1e-5)
+                if sphere == "200m":
+                    assert inside[0] == pytest.approx(0.15 * halos["gas_fraction"][i] * mass, rel=1e-5)
+            r200, low = halos["radius_200c"][i], 3 * 0.033 * (1.83e12 / 1.01e11) ** (1 / 3)
+            c = profiles.fitted_concentration(r["PartType1"] / r200, max(0.08, low / r200), m["PartType1"])
+            assert halos["concentration_200c"][i] == pytest.approx(c, rel=0.01)
+            assert halos["concentration_200m"][i] / halos["radius_200m"][i] == pytest.approx(halos["concentration_200c"][i] / r200)
             assert 0.1 < halos["mass_500c"][i] / mass < halos["mass_200c"][i] / mass < 1
             assert mass == pytest.approx(200 * 4 * np.pi / 3 * 4.0798e10 * halos["radius_200m"][i] ** 3, rel=0.01)
 
@@ -216,6 +224,17 @@ def test_one_periodic_box_has_its_halos(tmp_path, capsys):
             assert np.sum(r < radius) * f["PartType1"]["Masses"][0] * 1e10 / 0.7 == pytest.approx(0.85 * mass, rel=0.12)
 
 
+def test_a_periodic_box_without_a_halo_in_the_range_says_its_heaviest(tmp_path, capsys):
+    more = ["simulate.box=60", "simulate.mass_range=[2e15, 5e15]", "simulate.particle_mass=1.2e12"]
+    assert main(config(tmp_path, *more)) == 2
+    said = capsys.readouterr().err
+    assert "no halo of 2e+15 to 5e+15 Msun, its heaviest has" in said and "--overwrite" in said
+    heaviest = float(said.split("its heaviest has ")[1].split(",")[0])
+    assert main([*config(tmp_path, *more, f"simulate.mass_range=[{0.99 * heaviest}, 5e15]"), "--overwrite"]) == 0
+    with h5py.File(tmp_path / "halos.hdf5") as f:
+        assert f["mass_200m"][:] == pytest.approx([heaviest], rel=0.005)
+
+
 def test_a_stopped_periodic_box_goes_on_with_the_same_bytes(tmp_path, monkeypatch):
     more = ["simulate.box=60", "simulate.mass_range=[1.55e14, 5e15]", "simulate.particle_mass=1.2e12"]
     assert main(config(tmp_path / "whole", *more)) == 0
@@ -247,7 +266,8 @@ def test_a_stopped_periodic_box_goes_on_with_the_same_bytes(tmp_path, monkeypatc
         ("simulate.accuracy=2", "at most 1"),
         ("simulate.accuracy=0", "must be above 0"),
         ("simulate.softening=-3", "must be above 0"),
-        ("simulate.softening=1e4", "simulate.softening, take at most 1.5e+03 kpc"),
+        ("simulate.softening=1e4", "simulate.softening, take at most 206 kpc"),
+        ("simulate.softening=210", "more than a halo of 3e+14 Msun bears, simulate.softening, take at most 206 kpc"),
     ],
 )
 def test_bad_configs_are_refused_in_one_line(tmp_path, capsys, change, said):

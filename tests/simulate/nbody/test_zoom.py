@@ -175,7 +175,7 @@ def test_what_another_version_left_is_made_anew(zoomed, tmp_path, monkeypatch, c
     with monkeypatch.context() as patch:
         patch.setattr(work._Look, "__call__", look)
         patch.setattr("hpcdiff.simulate.nbody.evolve.FORMAT", FORMAT - 1)
-        patch.setattr(box, "FORMAT", FORMAT - 1)
+        patch.setattr(box, "WRITTEN", box.WRITTEN - 1)
         assert main(config(tmp_path, *ZOOM)) == 75
     capsys.readouterr()
     assert main(config(tmp_path, *ZOOM)) == 0
