@@ -30,6 +30,8 @@ from gates.table import HEADER, Table, cells, failing
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = ROOT / "configs" / "quickstart.yaml"
+CLUSTERS = {"halo_model": 216, "nbody": 28}
+"""Of which the results are kept."""
 
 
 def make(ranks: int, folder: Path, config: Path, more: list[str], stages: tuple[str, ...]) -> dict[str, list[float]]:
@@ -95,25 +97,29 @@ def halo_model(options: argparse.Namespace, make: Callable) -> tuple[dict, Calla
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--engine", choices=("halo_model", "nbody"), default="halo_model")
-    parser.add_argument("--clusters", type=int, help="default: 216, of nbody 28")
+    parser.add_argument("--clusters", type=int, help="default: 216, of nbody 28; the results of other numbers are printed, not kept")
     parser.add_argument("--ranks", type=int, default=1, help="MPI ranks that simulate and project (mpirun); default: 1")
     parser.add_argument("--folder", type=Path, help="kept, and taken up again; default: a temporary one")
     parser.add_argument(
         "--rockstar", type=Path, help="nbody: the program ROCKSTAR, which finds the subhalos then (default: the finder of the gates)"
     )
-    parser.add_argument("--no-box", dest="box", action="store_false", help="nbody: without the periodic box and its mass function")
+    parser.add_argument(
+        "--no-box", dest="box", action="store_false", help="nbody: without the periodic box and its mass function, printed alone as well"
+    )
     options = parser.parse_args()
     nbody = options.engine == "nbody"
     if options.rockstar and not (nbody and os.access(options.rockstar, os.X_OK)):
         parser.error(
             f"--rockstar: {'not a program: ' + str(options.rockstar) if nbody else 'its subhalos need velocities, give --engine nbody'}"
         )
-    options.clusters = options.clusters or (28 if nbody else 216)
+    options.clusters = options.clusters or CLUSTERS[options.engine]
     with tempfile.TemporaryDirectory() as temporary:
         options.folder = options.folder or Path(temporary)
         content, draw = (evolved.run if nbody else halo_model)(options, functools.partial(make, options.ranks))
     print(report.table([f"gate ({options.engine})", *HEADER], cells(content["gates"])))
     print("does not hold:", ", ".join(failing(content["gates"])) or "nothing")
+    if options.clusters != CLUSTERS[options.engine] or not options.box:
+        return
     content = {"machine": report.machine("numpy", "colossus"), "clusters": options.clusters, **content}
     path = report.write("simulation_gates_nbody" if nbody else "simulation_gates", content)
     draw(path.with_suffix(".png"))

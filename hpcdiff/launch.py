@@ -202,10 +202,11 @@ def _prepare(stage: str, config, world: World, outputs: Callable, overwrite: boo
             elif overwrite:
                 try:
                     _refuse_readers(stage, config)
+                    old = outputs(config)
                 except UserError:
                     lock.release()
                     raise
-                for path in outputs(config):
+                for path in old:
                     files.remove(path)
     return lock
 

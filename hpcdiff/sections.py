@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from hpcdiff.strict import number, one_of, some_of
@@ -94,6 +95,11 @@ class Views:
     """`flat_mass`: views per decade of mass."""
     max_per_halo: int = number(69, low=1)
     """`flat_mass`: most views of one halo."""
+
+    def across(self, width: float, depth: float) -> float:
+        """Side of the cube about a halo, along the box, in which all its views of this width and depth lie, in their unit."""
+        turned = self.mode == "flat_mass" or self.sightlines > 1
+        return math.sqrt(2 * width**2 + depth**2) if turned else max(width, depth)
 
 
 @dataclass

@@ -1,9 +1,10 @@
-"""Whether the power spectrum of clusters' cells depends on the length of the steps and on the softening."""
+"""Whether the power spectrum of clusters' cells depends on the length of the steps and on the softening, and what rounding does to it."""
 
 from __future__ import annotations
 
 import os
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -23,13 +24,15 @@ CELLS = 192
 """Mesh cells along the side of a cluster's cell."""
 BANDS = np.array([0.3, 1.0, 2.0, 4.0, 7.0, 10.0])
 """Edges of the bands of k, h/Mpc."""
-HALVED = ("steps", "softening")
+CHANGES = {"steps": (0.5, 1.0, 0.0), "softening": (1.0, 0.5, 0.0), "rounding": (1.0, 1.0, 1e-9)}
+"""By how much the length of the steps and the softening are multiplied, and how far the box is moved as a whole, Mpc: exactly, the last would change nothing."""
 
 
 def changes(plan: Plan, snapshot: Path, kept: Path, boxes: int) -> dict[str, np.ndarray]:
-    """Power of the dark matter in `BANDS`, over what it is with half of the steps' length (`steps`) and with half of the softening (`softening`).
+    """Power of the dark matter in `BANDS`, over what it is with each of `CHANGES`.
 
-    What rounding does to a cluster's core alone changes the power of one box by some per cent on small scales, hence several boxes.
+    What rounding does to a cluster's core alone changes the power of one box by some per cent on small scales, hence several boxes. With half of the
+    softening steps are shorter as well, by the square root of that.
 
     Args:
         snapshot: folder of the chunk files of this plan's run, one a box. kept: folder in which finished spectra are kept.
@@ -42,11 +45,11 @@ def changes(plan: Plan, snapshot: Path, kept: Path, boxes: int) -> dict[str, np.
     as_they_are = np.array([_of_chunk(chunks[box], plan) for box in lightest])
     kept.mkdir(parents=True, exist_ok=True)
     with ProcessPoolExecutor(max(len(os.sched_getaffinity(0)), 1), mp_context=get_context("spawn")) as pool:
-        wanted = {(box, what): kept / f"{what} {box}.npy" for box in lightest for what in HALVED}
+        wanted = {(box, what): kept / f"{what} {box}.npy" for box in lightest for what in CHANGES}
         missing = sorted({box for (box, _), path in wanted.items() if not path.exists()})
         list(pool.map(_begin, [(plan, box, kept / f"{box}.npz") for box in missing]))
-        found = list(pool.map(_halved, [(plan, kept / f"{box}.npz", what, path) for (box, what), path in wanted.items()]))
-    return {what: as_they_are / np.array(found[i :: len(HALVED)]) for i, what in enumerate(HALVED)}
+        found = list(pool.map(_changed, [(plan, kept / f"{box}.npz", what, path) for (box, what), path in wanted.items()]))
+    return {what: as_they_are / np.array(found[i :: len(CHANGES)]) for i, what in enumerate(CHANGES)}
 
 
 def _begin(task: tuple[Plan, int, Path]) -> None:
@@ -55,17 +58,21 @@ def _begin(task: tuple[Plan, int, Path]) -> None:
         begun(plan, box, 1).save(path)
 
 
-def _halved(task: tuple[Plan, Path, str, Path]) -> np.ndarray:
+def _changed(task: tuple[Plan, Path, str, Path]) -> np.ndarray:
     plan, at, what, path = task
     if not path.exists():
         temporary = path.with_suffix(".tmp.npy")
-        np.save(temporary, spectrum(plan, State.load(at), 0.5 if what == "steps" else 1.0, 0.5 if what == "softening" else 1.0))
+        np.save(temporary, spectrum(plan, State.load(at), *CHANGES[what]))
         temporary.rename(path)  # whole or not at all
     return np.load(path)
 
 
-def spectrum(plan: Plan, state: State, steps: float, softer: float) -> np.ndarray:
-    """Power of the dark matter in the cell of a box that has begun so, evolved with steps and softening so many times as long as the plan's, mean in each of `BANDS`."""
+def spectrum(plan: Plan, state: State, steps: float, softer: float, moved: float) -> np.ndarray:
+    """Power of the dark matter in the cell of a box that has begun so, mean in each of `BANDS`.
+
+    It is evolved with steps and softening so many times as long as the plan's, from positions that are moved by so many Mpc along each axis.
+    """
+    state = replace(state, x=(state.x + moved) % plan.period)
     b, softening = plan.background, softer * plan.softening
     of = levels(plan, state.sphere, plan.lattice, state.also_fine)
     gravity = Gravity(plan.period, plan.mesh, of.softened(softening), b.Om0)

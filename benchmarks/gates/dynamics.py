@@ -1,27 +1,30 @@
-"""Whether gravity keeps momentum and energy: a small box with a cluster, fine and coarse particles, evolved from its waves to today."""
+"""Whether gravity keeps momentum and energy: one box with a cluster, fine and coarse particles, evolved from its waves to today."""
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 
+from hpcdiff import files
 from hpcdiff.simulate.nbody.evolve import State, energies, evolve
 from hpcdiff.simulate.nbody.gravity import Gravity
 from hpcdiff.simulate.nbody.peak import start
 from hpcdiff.simulate.nbody.plan import YIELD, Plan
 from hpcdiff.simulate.nbody.zoom import levels
 
-SMALL = (
-    "simulate.clusters=1",
-    "simulate.mass_range=[5e14, 6e14]",
-    "simulate.surroundings=60",
-    "simulate.cell=30",
-    "simulate.particle_mass=9.3e11",
-)
-"""What the box has other than the preset's."""
+ONE = ("simulate.clusters=1", "simulate.mass_range=[4.2e14, 4.3e14]")
+"""What the run has other than the preset's."""
 
 
-def conserved(plan: Plan) -> tuple[float, float]:
-    """Error of the cosmic energy equation (Layzer-Irvine) over the potential energy, and what gravity adds to the sum of all momenta over the sum of their sizes, in a box of the plan."""
+def conserved(plan: Plan, kept: Path) -> tuple[float, float]:
+    """Error of the cosmic energy equation (Layzer-Irvine) over the potential energy, and what gravity adds to the sum of all momenta over the sum of their sizes, in the first box of the plan.
+
+    Its peak is that of the target mass, without the coarse boxes that would correct it. kept: file in which the numbers are kept.
+    """
+    if kept.exists():
+        return tuple(json.loads(kept.read_text()))
     b, history, sphere = plan.background, [], float(plan.mass[0]) / YIELD
     of = levels(plan, sphere, plan.lattice)
     gravity, mass = Gravity(plan.period, plan.mesh, of.softened(plan.softening), b.Om0), of.masses(plan)
@@ -35,4 +38,6 @@ def conserved(plan: Plan) -> tuple[float, float]:
     work = -np.concatenate([[0], np.cumsum(0.5 * np.diff(np.log(a)) * ((2 * t + w)[1:] + (2 * t + w)[:-1]))])
     energy = np.abs(t + w - (t + w)[0] - work).max() / np.abs(w).max()
     p, gained = mass[:, None] * done.p, mass @ (done.p - begin.p)
-    return float(energy), float(np.linalg.norm(gained) / np.linalg.norm(p, axis=1).sum())
+    found = float(energy), float(np.linalg.norm(gained) / np.linalg.norm(p, axis=1).sum())
+    files.write_json(kept, found)
+    return found

@@ -77,17 +77,19 @@ def flatness(mass: np.ndarray, low: float, high: float) -> float:
 
 
 def gravity_gates(table: Table, folder: Path, plan: Plan) -> dict[str, list[list[float]]]:
-    """Momentum, energy, and what steps and softening do to the power spectra about light clusters; folder: of the finished run."""
-    energy, momentum = dynamics.conserved(Plan(read_config(CONFIG, list(dynamics.SMALL))))
-    table.gate("energy and momentum", "cosmic energy equation, error over the potential energy", energy, 0, 0.01)
-    table.gate("energy and momentum", "what gravity adds to the sum of the momenta, over the sum of their sizes", momentum, 0, 1e-4)
+    """Momentum, energy, and what steps, softening and rounding do to the power spectra about light clusters; folder: of the finished run."""
+    energy, momentum = dynamics.conserved(Plan(read_config(CONFIG, list(dynamics.ONE))), folder / "energy and momentum.json")
+    one = "of a box of 4.2e14 Msun"
+    table.gate("energy and momentum", f"cosmic energy equation {one}, error over the potential energy", energy, 0, 0.01)
+    table.gate("energy and momentum", f"what gravity adds to the sum of the momenta {one}, over the sum of their sizes", momentum, 0, 1e-4)
     found = convergence.changes(plan, folder / "snapshot", folder / "P(k)", CONVERGED)
     for what, ratio in found.items():
         mean, error = ratio.mean(axis=0), ratio.std(axis=0, ddof=1) / np.sqrt(len(ratio))
         for low, high in ((0, 3), (3, 5)):
             k = f"{convergence.BANDS[low]:g}-{convergence.BANDS[high]:g} h/Mpc"
             worst = low + int(np.argmax(np.abs(mean[low:high] - 1)))
-            of = f"P(k) over that with half of the {what}, worst of the bands of {k}, {len(ratio)} boxes: difference"
+            change = "of the box moved by 1e-9 Mpc" if what == "rounding" else f"with half of the {what}"
+            of = f"P(k) over that {change}, worst of the bands of {k}, {len(ratio)} boxes: difference"
             table.gate("P(k)", of, abs(mean[worst] - 1), 0, 0.05, error[worst])
     return {what: ratio.round(4).tolist() for what, ratio in found.items()}
 

@@ -116,11 +116,11 @@ def gates(table: Table, of: list[Host], finder: str = "") -> None:
     The errors are the Poisson noise of what is expected, and what is found may be off by a factor of 1.5, as finders differ, and by that.
     """
     for row in counts(of):
-        if row["clusters"]:
-            low, high, m = row["from"], row["to"], row["expected"]
-            name = f"{low:g}-{high:g}" if high < 1 else f"above {low:g}"
-            what = f"subhalos{finder} over Jiang & van den Bosch 2016, m/M {name} ({row['found']} in {row['clusters']} clusters)"
-            table.gate("subhalos", what, row["found"] / m, *_beyond(m**-0.5), m**-0.5)
+        low, high, m = row["from"], row["to"], row["expected"]
+        noise, ratio = (m**-0.5, row["found"] / m) if row["clusters"] else (0.0, np.nan)
+        name = f"{low:g}-{high:g}" if high < 1 else f"above {low:g}"
+        what = f"subhalos{finder} over Jiang & van den Bosch 2016, m/M {name} ({row['found']} in {row['clusters']} clusters)"
+        table.gate("subhalos", what, ratio, *_beyond(noise), noise)
     counted = [h.psi >= h.resolved for h in of]
     found = sum(h.psi[c].sum() for h, c in zip(of, counted, strict=True))
     m, square = (sum(expected(h.fraction, h.resolved, 1.0, power) for h in of) for power in (1, 2))

@@ -11,7 +11,7 @@ class Table:
     """Rows that are filled one by one.
 
     Attributes:
-        rows: of each gate its group, what it is, value, error (None: not known), low, high, holds.
+        rows: of each gate its group, what it is, value (None: nothing could be measured, which never holds), error (None: not known), low, high, holds.
     """
 
     def __init__(self) -> None:
@@ -19,21 +19,21 @@ class Table:
 
     def gate(self, group: str, what: str, value: float, low: float, high: float, error: float | None = None) -> None:
         """Add a row."""
-        value, error = (None if number is None else float(f"{number:.4g}") for number in (value, error))
-        self.rows.append(
-            {"group": group, "what": what, "value": value, "error": error, "low": low, "high": high, "holds": bool(low <= value <= high)}
-        )
+        value, error = (None if number is None or not np.isfinite(number) else float(f"{number:.4g}") for number in (value, error))
+        holds = value is not None and bool(low <= value <= high)
+        self.rows.append({"group": group, "what": what, "value": value, "error": error, "low": low, "high": high, "holds": holds})
 
     def median(self, group: str, what: str, values: np.ndarray, low: float, high: float) -> None:
-        """Add a row for a median over halos, if there are any; its error is that of normal scatter."""
+        """Add a row for a median over halos; its error is that of normal scatter."""
+        median, error = np.nan, None
         if len(values):
-            scatter = 0.5 * np.ptp(np.percentile(values, [16, 84]))
-            self.gate(group, what, np.median(values), low, high, 1.2533 * scatter / np.sqrt(len(values)))
+            median, error = np.median(values), 1.2533 * 0.5 * np.ptp(np.percentile(values, [16, 84])) / np.sqrt(len(values))
+        self.gate(group, what, median, low, high, error)
 
     def mean(self, group: str, what: str, values: np.ndarray, low: float, high: float) -> None:
-        """Add a row for a mean over halos, if there are two or more."""
-        if len(values) > 1:
-            self.gate(group, what, np.mean(values), low, high, np.std(values, ddof=1) / np.sqrt(len(values)))
+        """Add a row for a mean over two or more halos."""
+        mean, error = (np.mean(values), np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else (np.nan, None)
+        self.gate(group, what, mean, low, high, error)
 
 
 def failing(rows: list[dict]) -> list[str]:
@@ -46,7 +46,7 @@ def cells(rows: list[dict]) -> list[list[str]]:
     return [
         [
             row["what"],
-            f"{row['value']:.3g}",
+            "nothing" if row["value"] is None else f"{row['value']:.3g}",
             "" if row["error"] is None else f"{row['error']:.2g}",
             *(f"{row[k]:.3g}" for k in ("low", "high")),
             "yes" if row["holds"] else "NO",

@@ -17,6 +17,7 @@ from hpcdiff.blame import node, rank_names
 from hpcdiff.doctor.verdict import Finding
 from hpcdiff.errors import UserError
 from hpcdiff.guards import refuse_launch, under_mpi
+from hpcdiff.memory import free_bytes
 from hpcdiff.spans import spans
 from hpcdiff.world import MPIWorld, TorchWorld, World
 
@@ -210,9 +211,8 @@ def _limit(value: int) -> int | None:
 
 
 def _memory_gb() -> float | None:
-    with contextlib.suppress(OSError, AttributeError):
-        return int(re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text())[1]) * 1024 / 1e9
-    return None
+    free = free_bytes()
+    return None if free == float("inf") else free / 1e9
 
 
 def _size_gb(path: str) -> float | None:

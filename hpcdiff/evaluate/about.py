@@ -32,9 +32,9 @@ def engine(maps: MapFile) -> str:
 
 def claim(name: str | None) -> str:
     """One line: what may be claimed with results on this engine's maps."""
-    if name and name.startswith("nbody ("):
-        gates = name[len("nbody (") : -1]
-        return f"{CLAIMS['nbody']} {gates[:1].upper()}{gates[1:]}."
+    engine, _, gates = (name or "").partition(" (")
+    if engine in CLAIMS and gates:
+        return f"{CLAIMS[engine]} {gates[:1].upper()}{gates[1:-1]}."
     return CLAIMS.get(name) or f"Made on the simulation {name}: holds for clusters as that simulation makes them."
 
 

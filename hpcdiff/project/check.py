@@ -16,7 +16,7 @@ from hpcdiff.project.forecast import forecast, ranks_of_launcher
 from hpcdiff.project.look import Look
 from hpcdiff.project.render import HaloMaps
 from hpcdiff.project.sanity import ASTRAY, verdict
-from hpcdiff.project.stage import inputs_of, open_inputs, views_of
+from hpcdiff.project.stage import beyond_cells, inputs_of, open_inputs, views_of
 from hpcdiff.project.views import notes
 from hpcdiff.snapshot import KINDS, Halos, Snapshot
 from hpcdiff.snapshot.particles import BASES
@@ -49,6 +49,7 @@ def check(config: Config) -> Iterator[str]:
     yield from libraries()
     yield from _catalogue(config, halos)
     catalog = views_of(snapshot, halos, config.project)
+    yield from beyond_cells(snapshot, catalog, config.project)
     yield from _totals(config, snapshot, halos, catalog)
     world = World()
     threads = threads_per_rank(world)

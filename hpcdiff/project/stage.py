@@ -155,7 +155,8 @@ def _prepare(config: Config, world: World, final: Path) -> str | tuple:
         attributes["depth_mpc"] = depth
     attributes.update(config=to_yaml(sections), inputs=inputs)
     attributes["provenance"] = provenance(world, inputs=json.loads(inputs), simulation_engine=_engine_of(snapshot))
-    for line in [*halos.dropped, *notes(halos, catalog, project, snapshot.redshift, snapshot.box, snapshot.background)]:
+    about = notes(halos, catalog, project, snapshot.redshift, snapshot.box, snapshot.background)
+    for line in [*halos.dropped, *about, *beyond_cells(snapshot, catalog, project)]:
         world.print(f"hpcdiff project: {line}")
     return snapshot, halos, catalog, attributes
 
@@ -197,6 +198,23 @@ def _project(config: Config, world: World, snapshot: Snapshot, halos: Halos, cat
     old = f", {before} of them from before" if before else ""
     n = len(catalog["halo_id"])
     return "; ".join([f"{n} views of {len(np.unique(catalog['halo_id']))} halos{old} in {final}", *report])
+
+
+def beyond_cells(snapshot: Snapshot, catalog: dict[str, np.ndarray], project: Project) -> list[str]:
+    """That maps reach beyond the cells of clusters that the embedded simulation has evolved one by one, if they do."""
+    with maps.interpreting(snapshot.paths[0], "snapshot"), maps.open_hdf5(snapshot.paths[0], "snapshot") as f:
+        made = maps.config_of(f.attrs).get("simulate", {}) if maps.has_format(f, "hpcdiff-snapshot") else {}
+    if made.get("engine") != "nbody" or made.get("box") is not None:
+        return []
+    sides, which = np.unique(np.stack([catalog["width_mpc"], catalog["depth_mpc"]]), axis=1, return_inverse=True)
+    across = np.array([project.views.across(width, depth) * (1 + snapshot.redshift) for width, depth in sides.T])[which.ravel()]
+    wide = across > made["cell"]
+    if not wide.any():
+        return []
+    what = f"{wide.sum()} of {len(wide)} views reach up to {across.max() / 2:.3g} Mpc from their cluster, beyond its cell"
+    return [
+        f"{what} of {made['cell']:g} Mpc (simulate.cell): what is there belongs to other clusters; take smaller project.width and project.depth"
+    ]
 
 
 def _engine_of(snapshot: Snapshot) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 os.environ.setdefault("HDF5_USE_FILE_LOCKING", "BEST_EFFORT")  # scratch file systems often have no locks
@@ -30,8 +31,22 @@ class Folder:
         self.config, self.draws, self.chunks = self.partial / "config.yaml", self.partial / "draws", self.partial / "snapshot"
 
     def outputs(self) -> list[Path]:
-        """What `--overwrite` removes, the sign of completion first."""
+        """What `--overwrite` removes, the sign of completion first.
+
+        Raises:
+            UserError: something stands there that this stage did not write.
+        """
+        if (path := self.foreign()) is not None:
+            raise UserError("simulate did not write this and does not remove it", path, "move it, or take another run.dir")
         return [self.halos, self.snapshot, self.partial]
+
+    def foreign(self) -> Path | None:
+        """A file where this stage's catalogue or snapshot should stand that it did not write; what it wrote may be damaged."""
+        if self.halos.exists() and not _ours(self.halos, "hpcdiff-halos"):
+            return self.halos
+        chunks = sorted(self.snapshot.iterdir()) if self.snapshot.is_dir() else [self.snapshot] if self.snapshot.exists() else []
+        odd = [path for path in chunks if not re.fullmatch(r"snapshot_\d{6}\.hdf5(\.tmp)?", path.name)]
+        return next((path for path in [*odd, *chunks[:1]] if path in odd or not _ours(path, "hpcdiff-snapshot")), None)
 
     def draw(self, block: int) -> Path:
         """The drawn particles of a block."""
@@ -44,6 +59,15 @@ class Folder:
     def chunk(self, block: int) -> Path:
         """The chunk of a block, in the unfinished snapshot."""
         return self.chunks / f"snapshot_{block:06d}.hdf5"
+
+
+def _ours(path: Path, form: str) -> bool:
+    """Is it a file of this format, or one that nobody can read any more?"""
+    try:
+        with h5py.File(path) as f:
+            return f.attrs.get("format") == form
+    except OSError:
+        return path.is_file() and (h5py.is_hdf5(path) or not path.stat().st_size)
 
 
 def write_draw(plan: Plan, folder: Folder, block: int) -> None:
@@ -150,7 +174,10 @@ def write_chunk(plan: Plan, folder: Folder, block: int, provenance: str, threads
     temporary = path.with_name(path.name + ".tmp")
     with checked.create(temporary) as f:
         f.attrs.update(
-            {"format": "hpcdiff-snapshot", "version": 1, "config": stored(plan.config), "provenance": provenance, "inputs": "{}"}
+            {
+                **{"format": "hpcdiff-snapshot", "version": 1, "config": stored(plan.config), "provenance": provenance, "inputs": "{}"},
+                "engine": plan.engine,
+            }
         )
         header(f.create_group("Header"), plan, len(drawn.gas), len(drawn.dm))
         for group, x, h, first, m in (

@@ -10,7 +10,8 @@ import numpy as np
 from hpcdiff.config import Config
 from hpcdiff.cosmology import Background
 from hpcdiff.errors import UserError
-from hpcdiff.simulate import history, outskirts, profiles
+from hpcdiff.sections import Simulate
+from hpcdiff.simulate import gated, history, outskirts, profiles
 from hpcdiff.simulate.environment import Environment, mesh_cells
 
 CONCENTRATION = 6.0
@@ -41,7 +42,7 @@ class Plan:
     """Cells, masses and counts of the box.
 
     Attributes:
-        background: the cosmology.
+        background: the cosmology. engine: what results call the engine, with what is known of its gates.
         n_side, cell, side: cells a side; side of a cell and of the box, comoving Mpc.
         m_dm, m_gas: particle masses, Msun.
         halo_id: int64 (n_cells,), the cluster of each cell, -1 for none.
@@ -62,10 +63,10 @@ class Plan:
     def __init__(self, config: Config) -> None:
         simulate, self.config = config.simulate, config
         c = config.cosmology
-        for key in ("box", "surroundings"):
-            if getattr(simulate, key) is not None:
+        for key in ("box", "surroundings", "softening", "accuracy", "device"):
+            if getattr(simulate, key) != (default := getattr(Simulate(), key)):
                 what = f"simulate.{key} is of the engine nbody, and simulate.engine is halo_model"
-                raise UserError(what, f"simulate.{key}", "take engine nbody or set it to null")
+                raise UserError(what, f"simulate.{key}", f"take engine nbody or set it to {'null' if default is None else default}")
         if not c.Ob0:
             raise UserError("the embedded simulation has gas, and cosmology.Ob0 is 0", "cosmology.Ob0", "give one above 0")
         self.background = Background(c.Om0, c.Ob0, c.h, c.sigma8, c.ns, c.Tcmb0)
@@ -75,6 +76,7 @@ class Plan:
         self.f_baryon = c.Ob0 / c.Om0
         self.m_dm = float(simulate.particle_mass)
         self.m_gas = self.m_dm * c.Ob0 / (c.Om0 - c.Ob0)
+        self.engine = gated.engine(config, self.m_dm)
         self.n_cells = self.n_side**3
         self._masses(simulate.clusters, *simulate.mass_range)
         self._counts(*simulate.mass_range)
@@ -151,8 +153,8 @@ class Plan:
         density = max(1.0, 0.5 * float(self.n_background.min())) / self.cell**3
         return 1.5 * (3 * 64 / (4 * np.pi * density)) ** (1 / 3)
 
-    def disk_bytes(self) -> int:
-        """Bytes of the snapshot and of the draws that stand beside it until it is done."""
+    def disk_bytes(self, ranks: int = 1) -> int:
+        """Bytes of the snapshot and of the draws that stand beside it until it is done, whatever the ranks."""
         return int(self.n_total * (BYTES_OF_CHUNK + BYTES_OF_DRAW)) + 2**16 * len(self.blocks)
 
     def memory_bytes(self) -> int:
@@ -163,9 +165,9 @@ class Plan:
         mesh = BYTES_OF_MESH * mesh_cells(self.side) ** 3
         return int(around * 24 * 4 + own * 400 + mesh + BYTES_OF_QUERY) + 120_000_000
 
-    def fitting(self, free: float) -> str:
-        """What to do where a rank has only this much memory (bytes)."""
-        return "take fewer ranks a node, heavier particles or a smaller cell"
+    def fitting(self, free: float, ranks: int) -> str:
+        """What to do where so many ranks have only this much memory (bytes)."""
+        return "take " + "fewer ranks a node, " * (ranks > 1) + "heavier particles or a smaller cell"
 
     def lines(self) -> list[str]:
         """The plan in words, for `--dry-run`."""
@@ -178,4 +180,5 @@ class Plan:
             f"{share:.0%} of the mass in clusters and their infall regions, the rest around them: {over:.3g} times the universe's mean density in all",
             f"{len(self.blocks)} chunk files, {self.n_total * BYTES_OF_CHUNK / 1e9:.3g} GB ({self.disk_bytes() / 1e9:.3g} GB while at work)",
             f"memory {self.memory_bytes() / 1e9:.2g} GB a rank",
+            f"engine: {self.engine}; docs/simulation.md says what may be claimed with it",
         ]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import yaml
 
-from hpcdiff import files, maps
+from hpcdiff import files, maps, memory
 from hpcdiff.config import Config
 from hpcdiff.errors import Stopped, UserError
 from hpcdiff.launch import provenance
@@ -32,7 +32,7 @@ def simulate(config: Config, world: World) -> str:
     """
     plan, folder = Plan(config), Folder(config.dir)
     threads = threads_per_rank(world)
-    told = opened(config, plan, folder, world, config.simulate.engine)
+    told = opened(config, plan, folder, world)
     if told is None:
         return already(folder)
     blocks = range(len(plan.blocks))
@@ -60,21 +60,21 @@ def simulate(config: Config, world: World) -> str:
     return f"{n} clusters, {plan.n_total} particles of each type in {len(plan.blocks)} chunks: {folder.snapshot}, {folder.halos}"
 
 
-def opened(config: Config, plan: Plan, folder: Folder, world: World, engine: str) -> str | None:
+def opened(config: Config, plan: Plan, folder: Folder, world: World) -> str | None:
     """Make or take up the run and say its plan, on all ranks together; the provenance as JSON, or None if all is done.
 
     Args:
-        plan: of any engine. engine: the name that goes into the provenance.
+        plan: of any engine.
     """
     done, here = False, ranks_per_node(world)
     with world.together():
         if world.main:
             done = finished(config, plan, folder)
             if not done:
-                prepare(config, plan, folder, here)
+                prepare(config, plan, folder, here, world.size)
     if world.broadcast(done):
         return None
-    told = world.broadcast(provenance(world, engine=engine))
+    told = world.broadcast(provenance(world, engine=plan.engine))
     for line in plan.lines():
         world.print(f"hpcdiff simulate: {line}")
     folder.chunks = Path(world.broadcast(str(folder.chunks)))
@@ -92,7 +92,7 @@ def finished(config: Config, plan: Plan, folder: Folder) -> bool:
         return False
     with maps.open_hdf5(folder.halos, "halo catalogue") as f:
         if f.attrs.get("format") != "hpcdiff-halos":
-            raise UserError("a file that this stage did not write stands there", folder.halos, "move it, or simulate --overwrite")
+            raise UserError("a file that this stage did not write stands there", folder.halos, "move it, or take another run.dir")
         old = yaml.safe_load(f.attrs.get("config", "{}"))
     refuse_difference(old, yaml.safe_load(chunks.stored(config)), folder.halos, "simulate")
     there = {p.name for p in folder.snapshot.glob("*.hdf5")}
@@ -103,8 +103,8 @@ def finished(config: Config, plan: Plan, folder: Folder) -> bool:
     return True
 
 
-def prepare(config: Config, plan: Plan, folder: Folder, here: int) -> None:
-    """Make or take up the unfinished run, and see that it fits on the disk and into memory."""
+def prepare(config: Config, plan: Plan, folder: Folder, here: int, ranks: int) -> None:
+    """Make or take up the unfinished run, and see that it fits on the disk, with all ranks at work, and into the memory of so many ranks `here`."""
     ours = folder.config.exists()
     if ours:
         try:
@@ -115,19 +115,21 @@ def prepare(config: Config, plan: Plan, folder: Folder, here: int) -> None:
             raise UserError("the unfinished run's config is damaged", folder.config, "simulate --overwrite")
         refuse_difference(old, yaml.safe_load(chunks.stored(config)), folder.partial, "simulate")
     elif folder.snapshot.exists():
-        raise UserError(
-            "a snapshot that this run did not write stands there", folder.snapshot, "take another run.dir, or simulate --overwrite"
-        )
+        if folder.foreign() is not None:
+            raise UserError("a snapshot that this stage did not write stands there", folder.snapshot, "move it, or take another run.dir")
+        raise UserError("the catalogue of the snapshot that stands there is gone", folder.halos, "simulate --overwrite makes both again")
     there = sum(p.stat().st_size for p in folder.partial.rglob("*") if p.is_file()) if ours else 0
-    need, free = plan.disk_bytes() - there, files.free_bytes(folder.partial)
+    need, free = plan.disk_bytes(ranks) - there, files.free_bytes(folder.partial)
     if need > free and not folder.snapshot.exists():
         raise UserError(
             f"the simulation needs {need / 1e9:.3g} GB more and {free / 1e9:.3g} GB are free", folder.partial, "free some space"
         )
-    need, free = plan.memory_bytes() * here, _free_memory()
+    need, free = plan.memory_bytes() * here, memory.free_bytes()
     if need > free:
         raise UserError(
-            f"{here} ranks need {need / 1e9:.3g} GB of memory and {free / 1e9:.3g} GB are free", "this node", plan.fitting(free / here)
+            f"{here} rank{'s need' if here > 1 else ' needs'} {need / 1e9:.3g} GB of memory and {free / 1e9:.3g} GB are free",
+            "this node",
+            plan.fitting(free, here),
         )
     folder.draws.mkdir(parents=True, exist_ok=True)
     files.write_atomic(folder.config, chunks.stored(config))
@@ -135,14 +137,6 @@ def prepare(config: Config, plan: Plan, folder: Folder, here: int) -> None:
         folder.chunks = folder.snapshot
     else:
         folder.chunks.mkdir(exist_ok=True)
-
-
-def _free_memory() -> float:
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(1024.0 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        return float("inf")
 
 
 def _deal(world: World, todo: list[int], do: Callable[[int], None], size: Callable[[int], int], unit: str) -> None:

@@ -212,6 +212,8 @@ def test_the_page_says_what_may_be_claimed(run, page, metrics, copy):
     assert metrics["simulation_engine"] == "fake clusters"
     assert "Made on the simulation fake clusters: holds for clusters as that simulation makes them." in page.texts
     assert "not how well real clusters are inferred" in about.claim("halo_model") and "does not say" in about.claim(None)
+    assert about.claim("halo_model (experimental: gates not run)") == f"{about.claim('halo_model')} Experimental: gates not run."
+    assert about.claim("mine (of 2020)").startswith("Made on the simulation mine (of 2020): ")
     assert "Experimental: gates not run." in about.claim("nbody (experimental: gates not run)")
     assert "the gas a polytrope" in about.claim("nbody") and about.claim("nbody (gates not met: c(M), L_X-M)").endswith(
         "Gates not met: c(M), L_X-M."

@@ -1,5 +1,6 @@
 """The arithmetic of the gates, on what is known."""
 
+import json
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -42,7 +43,7 @@ def test_a_spectrum_is_held_against_those_of_the_same_box_that_are_kept(tmp_path
         x, mass = 20 * rng.random((500 * (box + 1), 3)) ** 2, rng.choice([1.0, 8.0], 500 * (box + 1))
         with h5py.File(tmp_path / "snapshot" / f"snapshot_{box:06d}.hdf5", "w") as f:
             f["PartType1/Coordinates"], f["PartType1/Masses"] = (x + 40 * box) * 700, mass  # the boxes lie beside each other
-        for what, factor in (("steps", 2), ("softening", 4)):
+        for what, factor in (("steps", 2), ("softening", 4), ("rounding", 1)):
             np.save(tmp_path / "kept" / f"{what} {box}.npy", (box + factor) * convergence.power(x, mass, 20.0, 0.7))
     found = convergence.changes(plan, tmp_path / "snapshot", tmp_path / "kept", 2)
     assert found["steps"] == pytest.approx(np.array([[1 / 4] * 5, [1 / 2] * 5]), rel=1e-6)
@@ -59,7 +60,7 @@ def test_the_gate_of_the_spectra_is_the_worst_band_of_the_mean_over_boxes(tmp_pa
         return {"steps": steps, "softening": 1 + 10 * (steps - 1)}
 
     monkeypatch.setattr(convergence, "changes", changes)
-    monkeypatch.setattr(evolved.dynamics, "conserved", lambda plan: (0.001, 1e-8))
+    monkeypatch.setattr(evolved.dynamics, "conserved", lambda plan, kept: (0.001, 1e-8))
     table = Table()
     found = evolved.gravity_gates(table, tmp_path, Plan(read_config(evolved.CONFIG, evolved.overrides(7, 11))))
     assert asked == [(7, tmp_path / "snapshot", tmp_path / "P(k)")] and found["steps"][0][3] == 1.2
@@ -144,9 +145,11 @@ def test_the_table_says_what_does_not_hold():
     table.median("one", "nothing there", np.array([]), 0, 1)
     table.gate("two", "b", 1.2, 0.9, 1.1)
     table.gate("three", "c", float("nan"), 0.9, 1.1)
-    assert failing(table.rows) == ["three", "two"] and len(table.rows) == 3
-    assert cells(table.rows)[0] == ["a", "1", "0.049", "0.95", "1.05", "yes"] and cells(table.rows)[1][-1] == "NO"
-    assert markdown({"gates": table.rows}).splitlines()[3] == "| b | 1.2 |  | 0.9 | 1.1 | NO |"
+    table.mean("four", "of one", np.array([1.0]), 0, 2)
+    assert failing(table.rows) == ["four", "one", "three", "two"]  # what could not be measured does not hold
+    assert cells(table.rows)[0] == ["a", "1", "0.049", "0.95", "1.05", "yes"] and cells(table.rows)[2][-1] == "NO"
+    assert cells(table.rows)[1] == ["nothing there", "nothing", "", "0", "1", "NO"] and json.loads(json.dumps(table.rows, allow_nan=False))
+    assert markdown({"gates": table.rows}).splitlines()[4] == "| b | 1.2 |  | 0.9 | 1.1 | NO |"
 
 
 def test_the_mean_map_knows_nothing_of_the_inputs_and_what_it_has_is_no_skill(tmp_path):

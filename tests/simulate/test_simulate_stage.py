@@ -76,7 +76,7 @@ def test_layout_is_the_contracts(serial):
     assert len(np.unique(ids)) == len(ids) == head["NumPart_Total"].sum()
     with h5py.File(serial / "halos.hdf5") as f:
         assert f.attrs["format"] == "hpcdiff-halos" and f.attrs["inputs"] == "{}"
-        assert json.loads(f.attrs["provenance"])["engine"] == "halo_model"
+        assert json.loads(f.attrs["provenance"])["engine"] == "halo_model (experimental: gates not run)" == files[0].attrs["engine"]
         assert f["halo_id"].dtype == np.int64 and list(f["halo_id"]) == list(range(9))
         assert f["position"].shape == (9, 3) and (f["position"][:] > 0).all() and (f["position"][:] < 102).all()
         gap = f["position"][:][:, None] - f["position"][:]
@@ -183,8 +183,6 @@ def test_dry_run_touches_nothing(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ("simulate.box=100", "simulate.box is of the engine nbody"),
-        ("simulate.surroundings=300", "simulate.surroundings is of the engine nbody"),
         ("cosmology.Ob0=0", "has gas, and cosmology.Ob0 is 0"),
         ("simulate.cell=12", "simulate.cell, take at least"),
         ("simulate.particle_mass=1e13", "simulate.particle_mass, take at most"),
@@ -195,6 +193,13 @@ def test_bad_configs_are_refused_in_one_line(tmp_path, capsys, change, said):
     refused_in_one_line(main, config(tmp_path / "run", change), tmp_path / "run", said, capsys)
 
 
+@pytest.mark.parametrize("change", ["box=100", "surroundings=90", "softening=33", "accuracy=0.2", "device=auto"])
+def test_options_of_the_other_engine_are_refused(tmp_path, capsys, change):
+    key = change.split("=")[0]
+    said = f"simulate.{key} is of the engine nbody, and simulate.engine is halo_model, simulate.{key}, take engine nbody or set it to "
+    refused_in_one_line(main, config(tmp_path / "run", f"simulate.{change}"), tmp_path / "run", said, capsys)
+
+
 def test_the_cell_that_is_named_fits(tmp_path, capsys):
     assert main([*config(tmp_path / "run", "simulate.cell=12"), "--dry-run"]) == 2
     cell = capsys.readouterr().err.split("take at least ")[1].split(" Mpc")[0]
@@ -202,7 +207,7 @@ def test_the_cell_that_is_named_fits(tmp_path, capsys):
 
 
 def test_too_little_memory_is_refused(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("hpcdiff.simulate.work._free_memory", lambda: 1e6)
+    monkeypatch.setattr("hpcdiff.memory.free_bytes", lambda: 1e6)
     assert main(config(tmp_path / "run")) == 2
     assert "GB of memory" in capsys.readouterr().err
 
@@ -217,6 +222,7 @@ def test_a_foreign_snapshot_is_left_alone(tmp_path, capsys):
     folder = tmp_path / "run"
     arguments = config(folder)
     (folder / "snapshot").mkdir()
+    (folder / "snapshot" / "mine.hdf5").write_bytes(b"mine")
     assert main(arguments) == 2
     assert "did not write" in capsys.readouterr().err and not (folder / "simulate.partial").exists()
 

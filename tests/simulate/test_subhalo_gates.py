@@ -98,11 +98,13 @@ def test_the_counts_of_two_finders_are_in_the_documentation():
     assert subhalos.markdown(content) in (root / "docs" / "simulation.md").read_text()
 
 
-def test_bins_that_no_host_resolves_have_no_row():
+def test_bins_that_no_host_resolves_do_not_hold():
     table = Table()
     subhalos.gates(table, [subhalos.Host(np.array([0.2, 0.04]), np.array([0.6, 0.7]), 0.05, 0.1)])
-    assert [row["what"].split("m/M ")[1] for row in table.rows if "m/M" in row["what"]] == ["above 0.1 (1 in 1 clusters)"]
-    assert table.rows[1]["value"] == pytest.approx(0.2 / subhalos.expected(0.1, 0.05, 1, power=1), rel=1e-3)
+    rows = [row for row in table.rows if "m/M" in row["what"]]
+    assert [row["value"] is None for row in rows] == [True, True, False, True] and "above 0.1 (1 in 1 clusters)" in rows[2]["what"]
+    assert not any(row["holds"] for row in rows if row["value"] is None)
+    assert table.rows[4]["value"] == pytest.approx(0.2 / subhalos.expected(0.1, 0.05, 1, power=1), rel=1e-3)
 
 
 def test_hosts_are_measured_within_the_virial_radius():

@@ -186,7 +186,7 @@ def _write_rows(plan, folder, box, written: Matter, of: Levels, chosen, shift, s
                 "gas_fraction": float(mass[~is_dm[there]].sum() / halo.mass_200m * b.Om0 / b.Ob0),
                 "retention": retention,
                 "polytropic_index": power,
-                "target_mass": 0.0 if plan.single else float(plan.mass[box]),
+                **({} if plan.single else {"target_mass": float(plan.mass[box])}),
                 "steps": float(state.steps),
                 **({"coarse_fraction": float(mass[~is_fine[there]].sum() / mass.sum())} if plan.zoomed else {}),
             }

@@ -10,7 +10,8 @@ from scipy import fft
 from hpcdiff.config import Config
 from hpcdiff.cosmology import Background
 from hpcdiff.errors import UserError
-from hpcdiff.simulate.nbody import gated
+from hpcdiff.simulate import gated
+from hpcdiff.simulate.nbody.abundance import expected
 
 SOFTENING, SPARSE = 0.033, 1.01e11
 """Softening (Mpc), with which power up to 10 h/Mpc does not depend on it, and the dark-matter particle (Msun) from which on it grows with the particles' spacing, of which it is 1/43."""
@@ -20,6 +21,8 @@ LEAST_LATTICE, MOST_LATTICE = 8, 1024
 """Particles of a type along the side of a box."""
 LEAST_PARTICLES = 100
 """Least dark-matter particles of the least massive cluster."""
+FEWEST = 0.05
+"""Halos that the one periodic box has in `mass_range` in the mean; where there are fewer, it would be evolved for nothing."""
 LARGEST, LARGEST_ZOOMED = 0.14, 0.078
 """Largest cluster over the mass of its box: heavier ones stay far below their targets (measured on boxes of 45 Mpc); with a region of its own, which then reaches the walls."""
 YIELD = 0.8
@@ -58,6 +61,7 @@ class Plan:
         boxes: how many; cell: side of what the snapshot has of each; n_side: cells along the side of the snapshot; side: of the snapshot, comoving Mpc.
         period: side of the periodic box that is evolved, comoving Mpc. zoomed: it is wider than the cell, and coarser around the cluster's region.
         lattice: particles of a type along the side of a box. mesh: cells of the gravity mesh along it. softening: comoving Mpc.
+        halos: that the one periodic box has in `mass_range` in the mean, else None.
         m_dm, m_gas: particle masses, Msun; heaviest: dark-matter particle that the least massive cluster allows.
         mass: target M200m of each box, Msun, (boxes,); empty for the one box. quantiles: of the height and the curvature of its peak (`excursion`), (boxes, 2).
         shares, shares_in_cell: particles of each box, and of its cell, over n_box, about; most: of a box, where a cluster needs twice the usual region.
@@ -91,25 +95,29 @@ class Plan:
                 raise UserError(what, "simulate.cell", f"take at least {math.ceil(need * 10) / 10} Mpc, or lower masses")
         rho = b.rho_mean(component="dm") * self.period**3
         self.lattice = self.whole(np.cbrt(rho / simulate.particle_mass))
-        where = "simulate.particle_mass"
+        where, (low, high) = "simulate.particle_mass", simulate.mass_range
+        self.heaviest = low * (1 - c.Ob0 / c.Om0) / LEAST_PARTICLES
         if not LEAST_LATTICE <= self.lattice <= MOST_LATTICE:
-            limits = (rho / n**3 for n in (MOST_LATTICE, LEAST_LATTICE))
-            how = "take {:.3g} to {:.3g} Msun".format(*limits)
+            least, most = (rho / n**3 for n in (MOST_LATTICE, LEAST_LATTICE))
+            how = f"take {1.005 * least:.3g} to {0.995 * min(most, self.heaviest):.3g} Msun"
             raise UserError(f"a box of {self.period:g} Mpc would have {self.lattice}^3 particles", where, how)
         self.m_dm, self.m_gas = (b.rho_mean(component=kind) * self.period**3 / self.lattice**3 for kind in ("dm", "gas"))
-        low, high = simulate.mass_range
         self.engine = gated.engine(config, self.m_dm)
-        self.heaviest = low * (1 - c.Ob0 / c.Om0) / LEAST_PARTICLES
         if self.m_dm > self.heaviest:
-            how = f"take at most {self.heaviest:.3g}"
+            n = self.whole(np.cbrt(rho / self.heaviest), up=True)
+            how = f"take at most {0.995 * rho / n**3:.3g}"  # rounded, not above it
             raise UserError(f"a cluster of {low:.3g} Msun would have fewer than {LEAST_PARTICLES} particles of {self.m_dm:.3g}", where, how)
         largest = LARGEST_ZOOMED if self.zoomed else LARGEST
         most = largest * b.rho_mean() * self.period**3
         if not self.single and high > most:
             need = math.ceil(10 * np.cbrt(high / largest / b.rho_mean())) / 10
-            how = f"take at least {need} Mpc, or masses up to {most:.3g} Msun"
+            how = f"take at least {need} Mpc, or masses up to {most:.3g} Msun; configs/nbody.yaml has both"
             where = "simulate.surroundings" if self.zoomed else "simulate.cell"
             raise UserError(f"a box of {self.period:g} Mpc cannot hold a cluster of {high:.3g} Msun", where, how)
+        self.halos = float(expected(b, np.array([low, high]), self.period**3)[0]) if self.single else None
+        if self.single and self.halos < FEWEST:
+            what = f"a box of {self.period:g} Mpc has {self.halos:.2g} halos of {low:.3g} to {high:.3g} Msun in the mean"
+            raise UserError(what, "simulate.mass_range", "lower it, or take a larger simulate.box")
         self.mesh = self.mesh_of(self.lattice)
         kpc = simulate.softening
         self.softening = kpc / 1e3 if kpc else SOFTENING * max(1.0, float(np.cbrt(self.m_dm / SPARSE)))
@@ -161,9 +169,12 @@ class Plan:
         """Lower corner of a box in the snapshot, comoving Mpc, (3,)."""
         return np.array(np.unravel_index(box, (self.n_side,) * 3)) * self.cell
 
-    def disk_bytes(self) -> int:
-        """Bytes of the snapshot and of one unfinished box; each further rank has one more."""
-        return self._chunk_bytes() + int(self.most * self.n_box * BYTES_OF_STATE) + 2**16 * self.boxes
+    def disk_bytes(self, ranks: int = 1) -> int:
+        """Bytes of the snapshot and of the boxes that so many ranks are at work on."""
+        return self._chunk_bytes() + min(ranks, self.boxes) * self._state_bytes() + 2**16 * self.boxes
+
+    def _state_bytes(self) -> int:
+        return 2 * int(self.most * self.n_box * BYTES_OF_STATE)  # the last one is there until the next one is whole
 
     def _chunk_bytes(self) -> int:
         return int(self.n_box * float(self.shares_in_cell.sum()) * BYTES_OF_CHUNK)
@@ -177,25 +188,23 @@ class Plan:
             int(lattice**3 * max(self.most * BYTES_OF_PARTICLE, BYTES_OF_START)) + self.mesh_of(lattice) ** 3 * BYTES_OF_MESH + 250_000_000
         )
 
-    def fitting(self, free: float) -> str:
-        """What would fit into this much memory (bytes) of a rank."""
-        n = self.lattice
-        while n >= LEAST_LATTICE and self._memory_of(n) > free:
+    def fitting(self, free: float, ranks: int) -> str:
+        """What would fit into this much memory (bytes) of so many ranks."""
+        n, fewer = self.lattice, "fewer ranks a node" if ranks > 1 else "a node with more memory"
+        while n >= LEAST_LATTICE and self._memory_of(n) > free / ranks:
             n -= self.whole(1, up=True)
         heavier = self.m_dm * (self.lattice / max(n, 1)) ** 3
         if n < LEAST_LATTICE or heavier > self.heaviest:
-            return "take fewer ranks a node"
-        return f"take fewer ranks a node, or simulate.particle_mass of at least {heavier:.3g}"
+            return f"take {fewer}"
+        return f"take {fewer}, or simulate.particle_mass of at least {heavier:.3g}"
 
     def _too_wide(self) -> list[str]:
         """That the maps of this config show more than a cluster's cell, if they do."""
-        project, views = self.config.project, self.config.project.views
+        project = self.config.project
         sides = [project.width, *(project.depth.values() if isinstance(project.depth, dict) else [project.depth])]
         if self.single or any(isinstance(side, str) for side in sides):
             return []
-        width, depth = sides[0], max(sides[1:])
-        turned = views.mode == "flat_mass" or views.sightlines > 1
-        across = math.sqrt(2 * width**2 + depth**2) if turned else max(width, depth)
+        across = project.views.across(sides[0], max(sides[1:]))
         if across <= self.cell:
             return []
         what = (
@@ -206,7 +215,12 @@ class Plan:
     def lines(self) -> list[str]:
         """The plan in words, for `--dry-run`."""
         what = "one periodic box" if self.single else f"{self.boxes} clusters, each in its own periodic box"
-        masses = "" if self.single else f", target masses {self.mass.min():.3g} to {self.mass.max():.3g} Msun"
+        low, high = self.config.simulate.mass_range if self.single else (self.mass.min(), self.mass.max())
+        masses = (
+            f", about {self.halos:.2g} halos of {low:.3g} to {high:.3g} Msun (Tinker et al. 2008)"
+            if self.single
+            else f", target masses {low:.3g} to {high:.3g} Msun"
+        )
         number = f"{self.lattice}^3 particles of each type in a box"
         if self.zoomed:
             masses = f", of which {self.cell:g} Mpc are kept{masses}"
@@ -215,7 +229,7 @@ class Plan:
             f"{what} of {self.period:g} Mpc{masses}",
             f"{number}: dark matter {self.m_dm:.4g} Msun, gas {self.m_gas:.4g} Msun",
             f"gravity mesh {self.mesh}^3, softening {1e3 * self.softening:.3g} kpc, forces on {FORCES_ON[self.device]}",
-            f"{self.boxes} chunk files, {self._chunk_bytes() / 1e9:.3g} GB ({self.disk_bytes() / 1e9:.3g} GB while at work)",
+            f"{self.boxes} chunk files, {self._chunk_bytes() / 1e9:.3g} GB (and for each rank {self._state_bytes() / 1e9:.3g} GB while at work)",
             f"about {self.core_hours() * 60 / self.boxes:.2g} core minutes a box, {self.core_hours():.2g} core hours in all",
             f"memory {self.memory_bytes() / 1e9:.2g} GB a rank",
             *self._too_wide(),

@@ -42,7 +42,7 @@ def simulate_boxes(config: Config, world: World) -> str:
     config = settled(config, folder, world)
     plan = Plan(config)
     threads = threads_per_rank(world)
-    told = opened(config, plan, folder, world, plan.engine)
+    told = opened(config, plan, folder, world)
     if told is None:
         return already(folder)
     with world.together():  # what an earlier run has left is taken up only if it is whole
@@ -51,6 +51,9 @@ def simulate_boxes(config: Config, world: World) -> str:
         world.print(f"hpcdiff simulate: {path} is damaged, or of another version of hpcdiff, and is made again")
     missing = [b for b in plan.blocks if not folder.chunk(b).exists()] if world.main else None
     missing = sorted(world.broadcast(missing), key=lambda b: (-plan.cost(b), b))
+    there, begun = (sum(of(box).exists() for box in plan.blocks) for of in (folder.chunk, folder.draw)) if world.main else (0, 0)
+    if there or begun:
+        world.print(f"hpcdiff simulate: goes on: {there} of {plan.boxes} boxes are done, {begun} have been begun")
     _farm(plan, folder, world, missing, chunks.timeless(told), threads)
     said = None
     with world.together():
@@ -60,16 +63,16 @@ def simulate_boxes(config: Config, world: World) -> str:
 
 
 def _damaged(folder: Folder, box: int) -> list[Path]:
-    """Files of a finished box that are not as they were written; what is left of the box is removed, so that it is made again."""
-    chunk, rows = folder.chunk(box), folder.rows(box)
-    if not chunk.exists():
-        return []
-    found = [] if chunks.whole(chunk) else [chunk]
-    if _read_rows(rows) is None:
-        found.append(rows)
-    if found:
-        files.remove(chunk)
-        files.remove(rows)
+    """Files of a box that are not as they were written; what is left of a finished one is removed, so that it is made again, and an unfinished one begins anew."""
+    chunk, rows, state, found = folder.chunk(box), folder.rows(box), folder.draw(box), []
+    if chunk.exists():
+        found = [path for path, whole in ((chunk, chunks.whole(chunk)), (rows, _read_rows(rows) is not None)) if not whole]
+        if found:
+            files.remove(chunk)
+            files.remove(rows)
+    if not chunk.exists() and state.exists() and State.load(state) is None:
+        files.remove(state)
+        found.append(state)
     return found
 
 

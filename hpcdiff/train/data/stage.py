@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from hpcdiff import files
+from hpcdiff import files, memory
 from hpcdiff.errors import UserError
 from hpcdiff.maps import MapFile
 from hpcdiff.train.data.held import MEMORY, Held, hold_on_gpu, hold_shared
@@ -53,31 +53,11 @@ def place(stage: str, stream: Stream, device: torch.device, world: World) -> tup
 
 def room(alone: bool) -> float:
     """Bytes of memory that this node has for maps; where several ranks share them, no more than /dev/shm has."""
-    return min(_memory(), float("inf") if alone else _shared_memory())
+    return min(memory.free_bytes(), float("inf") if alone else _shared_memory())
 
 
 def _shared_memory() -> float:
     return files.free_bytes(MEMORY) if MEMORY.is_dir() else 0
-
-
-def _memory() -> float:
-    """What the system calls available, or what the job's control group leaves, if that is less; infinite where nothing says."""
-    found = []
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        found += [1024.0 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable")]
-        group = next(line.split("::")[1] for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::"))
-        folder = Path("/sys/fs/cgroup") / group.strip("/")
-        while folder != Path("/sys/fs"):
-            limit = (folder / "memory.max").read_text().strip() if (folder / "memory.max").exists() else "max"
-            if limit != "max":
-                stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
-                used = int((folder / "memory.current").read_text()) - int(stat.get("inactive_file", 0))  # cache gives way
-                found.append(max(0.0, float(int(limit) - used)))
-            folder = folder.parent
-    except (OSError, StopIteration, ValueError, IndexError):
-        pass
-    return min(found, default=float("inf"))
 
 
 def local_copies(maps: list[MapFile], world: World) -> list[MapFile]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -16,12 +17,17 @@ from refused_config import refused_in_one_line
 from scipy.spatial import cKDTree
 
 from hpcdiff import maps
-from hpcdiff.errors import Stopped
+from hpcdiff.config import read_config
+from hpcdiff.errors import Stopped, UserError
+from hpcdiff.project.__main__ import main as project
 from hpcdiff.sections import Split
 from hpcdiff.simulate import profiles
 from hpcdiff.simulate.__main__ import main
+from hpcdiff.simulate.chunks import Folder
 from hpcdiff.simulate.nbody import work
 from hpcdiff.simulate.nbody.box import run_box
+from hpcdiff.simulate.nbody.plan import Plan
+from hpcdiff.simulate.work import prepare
 
 SIDE = 45.0
 SMALL = ["simulate.engine=nbody", "simulate.clusters=3", "simulate.mass_range=[3e14, 5e14]", f"simulate.cell={SIDE}"]
@@ -178,7 +184,9 @@ def test_a_damaged_box_of_an_unfinished_run_is_made_again_alone(serial, unfinish
     monkeypatch.setattr("hpcdiff.simulate.nbody.work.run_box", watched)
     assert main(config(folder)) == 0
     assert made == ([1] if what != "none" else []) and contents(folder) == contents(serial)
-    assert (f"{path} is damaged, or of another version of hpcdiff, and is made again" in capsys.readouterr().out) == bool(made)
+    said = capsys.readouterr().out
+    assert (f"{path} is damaged, or of another version of hpcdiff, and is made again" in said) == bool(made)
+    assert f"goes on: {3 - len(made)} of 3 boxes are done, 0 have been begun" in said
 
 
 def test_every_dataset_has_checksums(serial):
@@ -197,11 +205,15 @@ def test_a_finished_run_says_so_and_another_config_is_refused(serial, capsys):
     assert "simulate.accuracy was 1.0 and is now 0.5" in capsys.readouterr().err
 
 
-def test_maps_are_made_from_it(serial):
+def split_of_three():
+    """One halo for each part."""
     parts = {"train": 0.34, "val": 0.33, "test": 0.33}
     seed = next(i for i in range(1000) if len(set(maps.deal(np.arange(3), Split(**parts, seed=i)))) == 3)
-    split = f"project.split={{train: 0.34, val: 0.33, test: 0.33, seed: {seed}}}"
-    done = run("project", *config(serial), "project.npix=16", "project.views.axes=[z]", split)
+    return f"project.split={{train: 0.34, val: 0.33, test: 0.33, seed: {seed}}}"
+
+
+def test_maps_are_made_from_it(serial):
+    done = run("project", *config(serial), "project.npix=16", "project.views.axes=[z]", split_of_three())
     assert done.returncode == 0, done.stderr
     with h5py.File(serial / "maps.h5") as f:
         assert json.loads(f.attrs["provenance"])["simulation_engine"] == "nbody (experimental: gates not run)"
@@ -224,11 +236,12 @@ def test_one_periodic_box_has_its_halos(tmp_path, capsys):
             assert np.sum(r < radius) * f["PartType1"]["Masses"][0] * 1e10 / 0.7 == pytest.approx(0.85 * mass, rel=0.12)
 
 
-def test_a_periodic_box_without_a_halo_in_the_range_says_its_heaviest(tmp_path, capsys):
-    more = ["simulate.box=60", "simulate.mass_range=[2e15, 5e15]", "simulate.particle_mass=1.2e12"]
+def test_a_periodic_box_without_a_halo_in_the_range_says_its_heaviest(tmp_path, capsys, monkeypatch):
+    more = ["simulate.box=60", "simulate.mass_range=[1.2e15, 5e15]", "simulate.particle_mass=1.2e12"]
+    monkeypatch.setattr("hpcdiff.simulate.nbody.plan.FEWEST", 0)
     assert main(config(tmp_path, *more)) == 2
     said = capsys.readouterr().err
-    assert "no halo of 2e+15 to 5e+15 Msun, its heaviest has" in said and "--overwrite" in said
+    assert "no halo of 1.2e+15 to 5e+15 Msun, its heaviest has" in said and "--overwrite" in said
     heaviest = float(said.split("its heaviest has ")[1].split(",")[0])
     assert main([*config(tmp_path, *more, f"simulate.mass_range=[{0.99 * heaviest}, 5e15]"), "--overwrite"]) == 0
     with h5py.File(tmp_path / "halos.hdf5") as f:
@@ -262,8 +275,10 @@ def test_a_stopped_periodic_box_goes_on_with_the_same_bytes(tmp_path, monkeypatc
         ("simulate.mass_range=[3e14, 4.8e15]", "cannot hold a cluster of 4.8e+15 Msun, simulate.cell, take at least 94.4 Mpc"),
         ("simulate.particle_mass=1e13", "simulate.particle_mass, take"),
         ("simulate.mass_range=[1e14, 1e15]", "fewer than 100 particles"),
-        ("simulate.particle_mass=1e5", "simulate.particle_mass, take 2.94e+06 to 6.17e+12"),
+        ("simulate.particle_mass=1e5", "simulate.particle_mass, take 2.96e+06 to 2.54e+12"),
+        ("simulate.particle_mass=1e14", "simulate.particle_mass, take 2.96e+06 to 2.54e+12"),
         ("simulate.accuracy=2", "at most 1"),
+        ("simulate.box=45", "a box of 45 Mpc has 0.2 halos"),
         ("simulate.accuracy=0", "must be above 0"),
         ("simulate.softening=-3", "must be above 0"),
         ("simulate.softening=1e4", "simulate.softening, take at most 206 kpc"),
@@ -274,14 +289,90 @@ def test_bad_configs_are_refused_in_one_line(tmp_path, capsys, change, said):
     refused_in_one_line(main, config(tmp_path / "run", change), tmp_path / "run", said, capsys)
 
 
+@pytest.mark.parametrize("side", [45, 50, 57, 65, 70])
+@pytest.mark.parametrize("mass", [2e12, 1e15])
+def test_the_particles_that_are_named_are_taken(tmp_path, capsys, side, mass):
+    """What a refusal of too heavy ones says, after the lattice of whole numbers of them has rounded it."""
+    more = [f"simulate.box={side}", "simulate.mass_range=[8e13, 2e15]"]
+    assert main([*config(tmp_path, *more, f"simulate.particle_mass={mass}"), "--dry-run"]) == 2
+    said = capsys.readouterr().err
+    for _ in range(2):  # what a lattice at all can have, then what the halos need
+        named = re.search(r"take (?:at most |\S+ to )(\S+)", said)[1]
+        status = main([*config(tmp_path, *more, f"simulate.particle_mass={named}"), "--dry-run"])
+        said = capsys.readouterr().err
+        if not status:
+            break
+    assert status == 0
+
+
+@pytest.mark.parametrize(
+    "foreign", ["snapshot/snapshot_099.hdf5", "snapshot/snapshot_000000.hdf5", "snapshot/readme", "halos.hdf5", "halos"]
+)
+def test_overwrite_removes_nothing_that_the_stage_did_not_write(tmp_path, capsys, foreign):
+    path = tmp_path / ("halos.hdf5" if foreign == "halos" else foreign)
+    path.parent.mkdir(exist_ok=True)
+    if foreign.endswith("hdf5"):
+        with h5py.File(path, "w") as f:
+            f.create_group("PartType1")
+    else:
+        path.write_text("mine")
+    before = path.read_bytes()
+    assert main([*config(tmp_path), "--overwrite"]) == 2
+    said = capsys.readouterr().err
+    assert f"simulate did not write this and does not remove it, {path}, move it" in said and path.read_bytes() == before
+    assert main(config(tmp_path)) == 2 and "--overwrite" not in capsys.readouterr().err
+    assert path.read_bytes() == before
+
+
+def test_overwrite_removes_what_it_wrote_also_if_it_is_damaged(serial, tmp_path):
+    for name in ("snapshot", "halos.hdf5"):
+        (shutil.copytree if name == "snapshot" else shutil.copy)(serial / name, tmp_path / name)
+    for path in (tmp_path / "halos.hdf5", tmp_path / "snapshot" / "snapshot_000000.hdf5"):
+        os.truncate(path, 3000)
+    assert main([*config(tmp_path), "--overwrite"]) == 0
+    assert contents(tmp_path) == contents(serial)
+
+
+def test_a_snapshot_whose_catalogue_is_gone_is_made_again_when_asked(serial, tmp_path, capsys):
+    shutil.copytree(serial / "snapshot", tmp_path / "snapshot")
+    assert main(config(tmp_path)) == 2
+    assert "the catalogue of the snapshot that stands there is gone" in (said := capsys.readouterr().err) and "--overwrite" in said
+    assert main([*config(tmp_path), "--overwrite"]) == 0
+    assert contents(tmp_path) == contents(serial)
+
+
+def test_maps_beyond_the_cells_are_said(serial, capsys):
+    """By `project` and by its check, of views along the axes and turned ones."""
+    arguments = [*config(serial, "project.npix=16", "project.views.axes=[z]", split_of_three()), "--check"]
+    for side, more, reach in ((46, [], "23"), (44, ["project.views.sightlines=2"], "38.1"), (44, [], None)):
+        assert project([*arguments, f"project.width={side}", f"project.depth={side}", *more]) == 0
+        said = capsys.readouterr().out
+        assert ("beyond its cell" in said) == (reach is not None)
+        if reach:
+            n = 3 * (1 + len(more))
+            assert f"{n} of {n} views reach up to {reach} Mpc from their cluster, beyond its cell of 45 Mpc" in said
+
+
 def test_too_little_memory_says_what_would_fit(tmp_path, capsys, monkeypatch):
     free = 0.26e9
-    monkeypatch.setattr("hpcdiff.simulate.work._free_memory", lambda: free)
+    monkeypatch.setattr("hpcdiff.memory.free_bytes", lambda: free)
     assert main(config(tmp_path / "run", "simulate.particle_mass=1e11", "simulate.clusters=1")) == 2
     said = capsys.readouterr().err
     assert "GB of memory" in said
     mass = said.split("at least ")[1].strip()
     assert main([*config(tmp_path / "run", f"simulate.particle_mass={mass}", "--dry-run")]) == 0
+
+
+def test_each_rank_needs_room_for_the_box_that_it_is_at_work_on(tmp_path, capsys, monkeypatch):
+    """The states of three boxes, each twice while it is saved; a fourth rank has none."""
+    plan = Plan(read_config(config(tmp_path)[0], SMALL))
+    one, two, three, four = (plan.disk_bytes(ranks) for ranks in (1, 2, 3, 4))
+    assert three - two == two - one == 2 * 12**3 * (24 + 24 + 8 * 12) * 2 and four == three
+    monkeypatch.setattr("hpcdiff.files.free_bytes", lambda path: one + 1)
+    arguments = Folder(tmp_path / "run"), 1
+    prepare(plan.config, plan, *arguments, 1)
+    with pytest.raises(UserError, match="GB are free"):
+        prepare(plan.config, plan, *arguments, 2)
 
 
 def test_dry_run_says_the_plan_and_touches_nothing(tmp_path, capsys):

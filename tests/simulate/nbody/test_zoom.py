@@ -179,7 +179,7 @@ def test_what_another_version_left_is_made_anew(zoomed, tmp_path, monkeypatch, c
         assert main(config(tmp_path, *ZOOM)) == 75
     capsys.readouterr()
     assert main(config(tmp_path, *ZOOM)) == 0
-    assert ("npz is damaged, or of another version" in capsys.readouterr().out) == (what == "rows")
+    assert "npz is damaged, or of another version" in capsys.readouterr().out
     assert contents(tmp_path) == contents(zoomed)
 
 
@@ -375,7 +375,7 @@ def test_mass_is_that_of_a_box_of_fine_particles_alone(plan, tmp_path):
             "a box of 64 Mpc cannot hold a cluster of 5e+15 Msun, simulate.surroundings, take at least 116.3 Mpc, or masses up to 8.34e+14 Msun",
         ),
         (["simulate.cell=13"], "with what is around it does not fit into a cell of 13 Mpc, simulate.cell, take at least"),
-        (["simulate.softening=2000"], "is more than the forces' split allows, simulate.softening, take at most 1.5e+03 kpc"),
+        (["simulate.softening=2000"], "kpc is more than a halo of "),
     ],
 )
 def test_surroundings_that_cannot_be_are_refused(tmp_path, capsys, more, said):

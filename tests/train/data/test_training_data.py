@@ -11,7 +11,6 @@ from hpcdiff.config import read_config
 from hpcdiff.errors import UserError
 from hpcdiff.observe import ObservedMaps
 from hpcdiff.train.data import TrainingData
-from hpcdiff.train.data import stage as stage_module
 from hpcdiff.train.data.order import subset
 from hpcdiff.train.data.statistics import noise_range
 from hpcdiff.world import World
@@ -127,9 +126,9 @@ def test_local_copies_are_made_once_and_checked(files, tmp_path, monkeypatch):
 def test_room_decides(files, monkeypatch):
     size = 4 * 4 * 16**2 * len(data_of(files, "train.stage=none").views)
     for free, stage, words in ((2 * size, "auto", "in memory"), (2 * size - 1, "auto", "streamed"), (size, "shared", "in memory")):
-        monkeypatch.setattr(stage_module, "_memory", lambda free=free: free)
+        monkeypatch.setattr("hpcdiff.memory.free_bytes", lambda free=free: free)
         assert words in data_of(files, f"train.stage={stage}").where
-    monkeypatch.setattr(stage_module, "_memory", lambda: size - 1)
+    monkeypatch.setattr("hpcdiff.memory.free_bytes", lambda: size - 1)
     with pytest.raises(UserError, match="train.stage is shared"):
         data_of(files, "train.stage=shared")
     if not torch.cuda.is_available():
