@@ -49,7 +49,7 @@ class Folder:
         return next((path for path in [*odd, *chunks[:1]] if path in odd or not _ours(path, "hpcdiff-snapshot")), None)
 
     def draw(self, block: int) -> Path:
-        """The drawn particles of a block."""
+        """The drawn particles of a block; of the N-body engine the state of a box that is being evolved."""
         return self.draws / f"{block:06d}.npz"
 
     def rows(self, block: int) -> Path:

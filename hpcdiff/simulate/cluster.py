@@ -13,7 +13,7 @@ from hpcdiff.simulate import history, profiles
 from hpcdiff.simulate.plan import Plan
 
 SCATTER_C = 0.13
-"""Scatter of the concentration, dex, at which NFW profiles fitted to whole halos, whose subhalos add to it, scatter by 0.2."""
+"""Scatter of the concentration, dex, at which NFW profiles fitted to whole halos, whose subhalos add to it, scatter by 0.18 (the gates measure it)."""
 SCATTER_P = 0.12
 """Scatter of the pressure's normalisation (standard deviation of its logarithm), beside that of the turbulence."""
 SCATTER_X = 0.3
@@ -111,7 +111,7 @@ def draw_cluster(plan: Plan, cell: int, rng: np.random.Generator) -> Cluster:
     rotation = _toward_axis(_rotation(rng.normal(size=4)), axes[0] + 0.3 * rng.normal(size=3))  # halos point along their filament
     cusp, slope = float(rng.uniform(0.2, 0.5) if cool else rng.uniform(0, 0.3)), float(np.clip(rng.normal(2.0, 0.15), 1.6, 2.4))
     scale, core = float(0.5 * np.exp(0.25 * rng.normal())), 0.06 if cool else 0.1
-    core = profiles.core_of_luminosity(radius, core, cusp, slope, scale, np.exp(SCATTER_X * x["xray"]))
+    core = profiles.core_of_luminosity(core, cusp, slope, scale, np.exp(SCATTER_X * x["xray"]))
     offset = 0.04 * radius * np.exp(0.5 * x["offset"]) * (2 if disturbed else 1)
     direction = rng.normal(size=3)
     return Cluster(

@@ -62,7 +62,7 @@ def clumps(
     return np.repeat(centre, counts, axis=0) + (r * np.repeat(size, counts))[:, None] * directions(rng, n)
 
 
-class Waves:
+class Ripples:
     """A smooth random field of plane waves, of wavelengths 0.2 to 1 `scale`.
 
     Args:

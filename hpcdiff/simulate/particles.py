@@ -9,7 +9,7 @@ import numpy as np
 from hpcdiff.simulate import profiles
 from hpcdiff.simulate.cluster import Cluster, draw_cluster
 from hpcdiff.simulate.diffuse import background
-from hpcdiff.simulate.draws import Waves, clumps, concentrations, directions, masses, toward
+from hpcdiff.simulate.draws import Ripples, clumps, concentrations, directions, masses, toward
 from hpcdiff.simulate.plan import STRAY, Plan
 
 LEAST_SUBHALO = 15
@@ -79,9 +79,9 @@ def _halo(plan: Plan, cell: int, cluster: Cluster, rng: np.random.Generator) -> 
     sub_gas = sub_gas[:n_gas]
     rest = inner.less(len(sub_dm) / max(n_inner, 1), SHALLOW)  # so that all together follow the profile
     smooth = (rest.draw(rng, n_inner - len(sub_dm))[:, None] * directions(rng, n_inner - len(sub_dm)) * c.axes) @ c.rotation.T
-    smooth = smooth + Waves(rng, r, 0.15).stirring(smooth)
+    smooth = smooth + Ripples(rng, r, 0.15).stirring(smooth)
     gas = (gas_inner.draw(rng, n_gas - len(sub_gas))[:, None] * directions(rng, n_gas - len(sub_gas)) * c.gas_axes) @ c.gas_rotation.T
-    gas = gas + Waves(rng, r, 0.3).stirring(gas) + c.offset
+    gas = gas + Ripples(rng, r, 0.3).stirring(gas) + c.offset
     infall = outer.draw(rng, n - n_inner)[:, None] * toward(rng, n - n_inner, c.filaments, 0.6)
     gas_infall = gas_outer.draw(rng, n - n_gas)[:, None] * toward(rng, n - n_gas, c.filaments, 0.5)
     return np.concatenate([smooth, sub_dm, infall]), np.concatenate([gas, sub_gas, gas_infall])
@@ -150,7 +150,7 @@ def _pressure(plan: Plan, c: Cluster, gas: np.ndarray, rng: np.random.Generator)
     p *= np.exp(-((r / (SHOCK * c.radius)) ** 8))
     x = r / c.radius
     p *= (1 - profiles.nonthermal(x, c.turbulence)) / (1 - profiles.nonthermal(x, 1.0))
-    ripple = Waves(rng, c.radius, 0.12).field(about)
+    ripple = Ripples(rng, c.radius, 0.12).field(about)
     return c.pressure * profiles.electron_p500(c.mass_500c, c.radius_500c, plan.background) * p * np.exp(ripple - 0.12**2 / 2)
 
 

@@ -88,10 +88,10 @@ def gas_scatter(mass: float) -> float:
     return 0.1 + 0.1 * float(np.clip(np.log10(1e15 / mass), 0, 1.5))
 
 
-def core_of_luminosity(radius: float, core: float, cusp: float, slope: float, scale: float, factor: float) -> float:
+def core_of_luminosity(core: float, cusp: float, slope: float, scale: float, factor: float) -> float:
     """The core radius over R200m for which gas of the same mass within R200m has `factor` times the emission measure.
 
-    Args: as of `gas`, lengths over R200m but `radius` (Mpc). The answer lies within 0.01..0.5.
+    Args: as of `gas`, lengths over R200m. The answer lies within 0.01..0.5.
     """
     x = np.geomspace(1e-3, 1.0, 200)
     cores = np.geomspace(0.01, 0.5, 60)

@@ -39,7 +39,7 @@ def test_unit_vectors_are_even_or_about_the_axes():
 
 
 def test_stirring_has_the_field_as_its_convergence_and_leaves_the_centre():
-    waves = draws.Waves(np.random.default_rng(3), 2.0, 0.15)
+    waves = draws.Ripples(np.random.default_rng(3), 2.0, 0.15)
     x, step = np.random.default_rng(4).normal(size=(50, 3)), 1e-4
     slope = sum((waves.stirring(x + step * e) - waves.stirring(x - step * e)) @ e for e in np.eye(3)) / (2 * step)
     assert np.allclose(-slope, waves.field(x), atol=1e-6)

@@ -74,6 +74,20 @@ def test_the_gate_of_the_spectra_is_the_worst_band_of_the_mean_over_boxes(tmp_pa
     ]
 
 
+def test_energy_and_momentum_are_kept_in_a_small_box_and_are_measured_once(tmp_path, monkeypatch):
+    """With a force that is ten per cent too strong for its potential the energy equation is off."""
+    more = ["simulate.clusters=1", "simulate.mass_range=[5e14, 6e14]", "simulate.surroundings=60", "simulate.cell=30"]
+    plan = Plan(read_config(evolved.CONFIG, [*more, "simulate.particle_mass=1.83e12", "simulate.accuracy=0.5"]))
+    energy, momentum = evolved.dynamics.conserved(plan, tmp_path / "right.json")
+    assert energy < 0.015 and momentum < 2e-3  # coarser than what the gates have
+    monkeypatch.setattr(evolved.dynamics, "evolve", None)
+    assert evolved.dynamics.conserved(plan, tmp_path / "right.json") == (energy, momentum)
+    monkeypatch.undo()
+    real = evolved.dynamics.energies
+    monkeypatch.setattr(evolved.dynamics, "energies", lambda *args: (lambda t, w: (t, w / 1.1))(*real(*args)))
+    assert evolved.dynamics.conserved(plan, tmp_path / "wrong.json")[0] > 0.03
+
+
 def test_projected_density_is_the_halos_own_inside_and_clustered_outside():
     mass, c, half = 1e15, 6.0, 6.4
     radius = float(B.radius(mass))

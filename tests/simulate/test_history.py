@@ -62,7 +62,7 @@ def test_emission_measure_has_the_wanted_factor():
         return squared / mass**2
 
     for factor in (0.6, 1.0, 1.7):
-        core = profiles.core_of_luminosity(2.0, 0.08, 0.3, 2.0, 0.5, factor)
+        core = profiles.core_of_luminosity(0.08, 0.3, 2.0, 0.5, factor)
         assert emission(core) / emission(0.08) == pytest.approx(factor, rel=0.03)
 
 
