@@ -70,6 +70,15 @@ def _ours(path: Path, form: str) -> bool:
         return path.is_file() and (h5py.is_hdf5(path) or not path.stat().st_size)
 
 
+def cut_short(path: Path) -> bool:
+    """Is a finished chunk gone, or no whole file? What it holds is not read."""
+    try:
+        with h5py.File(path) as f:
+            return f.attrs.get("format") != "hpcdiff-snapshot"
+    except OSError:
+        return True
+
+
 def write_draw(plan: Plan, folder: Folder, block: int) -> None:
     """Draw a block's particles and keep them until its neighbours have been written."""
     drawn, path = draw_block(plan, block), folder.draw(block)

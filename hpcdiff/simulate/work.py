@@ -60,16 +60,24 @@ def simulate(config: Config, world: World) -> str:
     return f"{n} clusters, {plan.n_total} particles of each type in {len(plan.blocks)} chunks: {folder.snapshot}, {folder.halos}"
 
 
-def opened(config: Config, plan: Plan, folder: Folder, world: World) -> str | None:
+def opened(config: Config, plan: Plan, folder: Folder, world: World, keep: Callable[[Folder], None] | None = None) -> str | None:
     """Make or take up the run and say its plan, on all ranks together; the provenance as JSON, or None if all is done.
 
+    A finished run that lacks a chunk becomes an unfinished one, so that this chunk alone is made again.
+
     Args:
-        plan: of any engine.
+        plan: of any engine. keep: puts back, beside an unfinished run's chunks, what the finished run's catalogue alone has.
     """
     done, here = False, ranks_per_node(world)
     with world.together():
         if world.main:
             done = finished(config, plan, folder)
+            places = [folder.snapshot / folder.chunk(block).name for block in range(len(plan.blocks))]
+            if done and (lost := [path for path in places if chunks.cut_short(path)]):
+                for path in lost:
+                    world.print(f"hpcdiff simulate: {path} is gone or not a whole file, and is made again")
+                _reopen(config, folder, lost, keep)
+                done = False
             if not done:
                 prepare(config, plan, folder, here, world.size)
     if world.broadcast(done):
@@ -95,12 +103,20 @@ def finished(config: Config, plan: Plan, folder: Folder) -> bool:
             raise UserError("a file that this stage did not write stands there", folder.halos, "move it, or take another run.dir")
         old = yaml.safe_load(f.attrs.get("config", "{}"))
     refuse_difference(old, yaml.safe_load(chunks.stored(config)), folder.halos, "simulate")
-    there = {p.name for p in folder.snapshot.glob("*.hdf5")}
-    for block in range(len(plan.blocks)):
-        if folder.chunk(block).name not in there:
-            raise UserError(f"the chunk {folder.chunk(block).name} is gone", folder.snapshot, "simulate --overwrite")
     files.remove(folder.partial)
     return True
+
+
+def _reopen(config: Config, folder: Folder, lost: list[Path], keep: Callable[[Folder], None] | None) -> None:
+    """Make a finished run an unfinished one without these chunks; killed at any point it is the one or the other."""
+    folder.draws.mkdir(parents=True)
+    folder.snapshot.mkdir(exist_ok=True)
+    if keep is not None:
+        keep(folder)
+    files.write_atomic(folder.config, chunks.stored(config))
+    for path in lost:
+        files.remove(path)
+    files.remove(folder.halos)
 
 
 def prepare(config: Config, plan: Plan, folder: Folder, here: int, ranks: int) -> None:

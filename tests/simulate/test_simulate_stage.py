@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from refused_config import refused_in_one_line
 
+from hpcdiff.simulate import chunks
 from hpcdiff.simulate.__main__ import main
 
 SMALL = ["simulate.clusters=9", "simulate.mass_range=[3e14, 1.2e15]", "simulate.cell=34", "simulate.particle_mass=6e11"]
@@ -154,15 +156,19 @@ def test_another_config_is_refused(serial, capsys, change, said):
     assert said in error and error.startswith("hpcdiff simulate: error: ") and "\n" not in error
 
 
-def test_a_lost_chunk_is_said_and_overwrite_mends_it(tmp_path, capsys):
-    few = ["simulate.clusters=1", "simulate.particle_mass=2e12", "simulate.cell=40"]
-    assert main(config(tmp_path / "run", *few)) == 0
-    next((tmp_path / "run" / "snapshot").iterdir()).unlink()
+@pytest.mark.parametrize("how", ["gone", "cut short"])
+def test_a_chunk_that_a_finished_run_lacks_is_made_again_alone(serial, tmp_path, capsys, monkeypatch, how):
+    folder, made = tmp_path / "run", []
+    shutil.copytree(serial, folder)
+    path = folder / "snapshot" / "snapshot_000004.hdf5"
+    path.unlink() if how == "gone" else os.truncate(path, path.stat().st_size // 2)
+    real = chunks.write_chunk
+    monkeypatch.setattr(chunks, "write_chunk", lambda plan, files, block, *rest: made.append(block) or real(plan, files, block, *rest))
     capsys.readouterr()
-    assert main(config(tmp_path / "run", *few)) == 2
-    assert "is gone" in capsys.readouterr().err
-    assert main(config(tmp_path / "run", *few, "--overwrite")) == 0
-    assert len(list((tmp_path / "run" / "snapshot").iterdir())) == 1
+    assert main(config(folder)) == 0
+    assert f"{path} is gone or not a whole file, and is made again" in capsys.readouterr().out
+    assert made == [4] and contents(folder) == contents(serial) and not (folder / "simulate.partial").exists()
+    assert main(config(folder)) == 0 and "done already" in capsys.readouterr().out
 
 
 def test_another_seed_gives_other_particles(serial, tmp_path):

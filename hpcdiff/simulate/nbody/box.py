@@ -191,10 +191,15 @@ def _write_rows(plan, folder, box, written: Matter, of: Levels, chosen, shift, s
                 **({"coarse_fraction": float(mass[~is_fine[there]].sum() / mass.sum())} if plan.zoomed else {}),
             }
         )
+    write_rows(folder, box, {name: np.array([row[name] for row in rows]) for name in rows[0]})
+
+
+def write_rows(folder: Folder, box: int, columns: dict[str, np.ndarray]) -> None:
+    """Keep a box's rows of the catalogue, whole or not at all."""
     path = folder.rows(box)
     temporary = path.with_suffix(".tmp")
     with open(temporary, "wb") as f:
-        np.savez(f, format=WRITTEN, **{name: np.array([row[name] for row in rows]) for name in (rows[0] if rows else ())})
+        np.savez(f, format=WRITTEN, **columns)
     files.sync(temporary)
     os.replace(temporary, path)
 

@@ -13,12 +13,12 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from hpcdiff import checked, files
+from hpcdiff import checked, files, maps
 from hpcdiff.config import Config
 from hpcdiff.errors import Stopped, UserError
 from hpcdiff.simulate import chunks
 from hpcdiff.simulate.chunks import Folder
-from hpcdiff.simulate.nbody.box import WRITTEN, run_box
+from hpcdiff.simulate.nbody.box import WRITTEN, run_box, write_rows
 from hpcdiff.simulate.nbody.claims import Claims
 from hpcdiff.simulate.nbody.device import settled
 from hpcdiff.simulate.nbody.evolve import State
@@ -42,7 +42,7 @@ def simulate_boxes(config: Config, world: World) -> str:
     config = settled(config, folder, world)
     plan = Plan(config)
     threads = threads_per_rank(world)
-    told = opened(config, plan, folder, world)
+    told = opened(config, plan, folder, world, None if plan.single else lambda folder: _put_back_rows(plan, folder))
     if told is None:
         return already(folder)
     with world.together():  # what an earlier run has left is taken up only if it is whole
@@ -83,6 +83,14 @@ def _read_rows(path: Path) -> dict[str, np.ndarray] | None:
             return {name: f[name] for name in f if name != "format"} if int(f["format"]) == WRITTEN else None
     except checked.DAMAGED:
         return None
+
+
+def _put_back_rows(plan: Plan, folder: Folder) -> None:
+    """The rows of all boxes, from the catalogue: the cluster of each."""
+    with maps.open_hdf5(folder.halos, "halo catalogue") as f:
+        columns = {name: f[name][:] for name in f if name != "halo_id"}
+    for box in plan.blocks:
+        write_rows(folder, box, {name: column[box : box + 1] for name, column in columns.items()})
 
 
 def _farm(plan: Plan, folder: Folder, world: World, todo: list[int], told: str, threads: int) -> None:
@@ -137,14 +145,17 @@ class _Look:
 
 
 def _counted(paths: list[Path]) -> np.ndarray:
-    """Write into each chunk how many particles all of them have, which nobody knew before; returns the numbers of gas and dark matter."""
+    """Write into each chunk how many particles all of them have, unless it says so; returns the numbers of gas and dark matter."""
     total = np.zeros(2, np.int64)
     for path in paths:
         with h5py.File(path) as f:
             total += f["Header"].attrs["NumPart_ThisFile"][:2]
     for path in paths:
-        with checked.changing(path) as f:
-            f["Header"].attrs.update(chunks.totals(*total))
+        with h5py.File(path) as f:
+            known = all(np.array_equal(f["Header"].attrs[name], value) for name, value in chunks.totals(*total).items())
+        if not known:
+            with checked.changing(path) as f:
+                f["Header"].attrs.update(chunks.totals(*total))
     return total
 
 
@@ -167,7 +178,7 @@ def _finish(plan: Plan, folder: Folder, told: str) -> str:
     for left in folder.chunks.glob("*.tmp"):
         files.remove(left)
     particles = f"{plan.n_total} particles of each type"
-    if plan.zoomed and folder.chunks != folder.snapshot:
+    if plan.zoomed:
         particles = "{} gas and {} dark-matter particles".format(*_counted(sorted(folder.chunks.iterdir())))
     if folder.chunks != folder.snapshot:
         files.sync(folder.chunks)

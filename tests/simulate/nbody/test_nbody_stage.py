@@ -189,6 +189,29 @@ def test_a_damaged_box_of_an_unfinished_run_is_made_again_alone(serial, unfinish
     assert f"goes on: {3 - len(made)} of 3 boxes are done, 0 have been begun" in said
 
 
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_chunk_that_a_finished_run_lacks_is_made_again_alone(serial, tmp_path, monkeypatch, capsys, killed):
+    """One is gone and one cut short; also if the run is killed when the first of them is there again."""
+    folder, made = tmp_path / "run", []
+    shutil.copytree(serial, folder)
+    (folder / "snapshot" / "snapshot_000000.hdf5").unlink()
+    os.truncate(folder / "snapshot" / "snapshot_000002.hdf5", 5000)
+
+    def watched(plan, files, box, *rest):
+        if killed and made:
+            raise Stopped("as by a signal")
+        made.append(box)
+        run_box(plan, files, box, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("hpcdiff.simulate.nbody.work.run_box", watched)
+        assert main(config(folder)) == (75 if killed else 0)
+        assert "snapshot_000002.hdf5 is gone or not a whole file, and is made again" in capsys.readouterr().out
+    assert set(made) <= {0, 2} and len(made) == (1 if killed else 2)
+    assert main(config(folder)) == 0
+    assert contents(folder) == contents(serial) and not (folder / "simulate.partial").exists()
+
+
 def test_every_dataset_has_checksums(serial):
     """A flipped bit is an error for whoever reads it, in any chunk and in the catalogue."""
     for path in (*(serial / "snapshot").iterdir(), serial / "halos.hdf5"):

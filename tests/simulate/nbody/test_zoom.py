@@ -183,6 +183,14 @@ def test_what_another_version_left_is_made_anew(zoomed, tmp_path, monkeypatch, c
     assert contents(tmp_path) == contents(zoomed)
 
 
+def test_a_chunk_that_a_finished_run_lacks_has_the_headers_of_the_others(zoomed, tmp_path):
+    shutil.copytree(zoomed / "snapshot", tmp_path / "snapshot")
+    shutil.copy(zoomed / "halos.hdf5", tmp_path)
+    min((tmp_path / "snapshot").iterdir(), key=lambda path: path.stat().st_size).unlink()
+    assert main(config(tmp_path, *ZOOM)) == 0
+    assert contents(tmp_path) == contents(zoomed)
+
+
 def test_a_run_that_was_killed_between_the_headers_ends_as_any_other(zoomed, tmp_path, monkeypatch):
     real, done = checked.changing, []
 
