@@ -1,5 +1,6 @@
 """A cluster's region in a wider box: which particles there are, where they stand, what comes out, and what is refused."""
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -215,9 +216,9 @@ def test_the_gates_spectrum_of_a_box_evolved_again_is_that_of_its_chunk(zoomed, 
     state = box.begun(plan, 0, 1)
     (chunk, _) = sorted((zoomed / "snapshot").iterdir())
     there = convergence._of_chunk(chunk, plan)
-    assert convergence.spectrum(plan, state, 1.0, 1.0) == pytest.approx(there, rel=1e-3)
+    assert convergence.spectrum(plan, state, 1.0, 1.0, 0.0) == pytest.approx(there, rel=1e-3)
     for changed in ((0.5, 1.0), (1.0, 0.5)):
-        assert not np.allclose(convergence.spectrum(plan, state, *changed), there, rtol=0.01)
+        assert not np.allclose(convergence.spectrum(plan, state, *changed, 0.0), there, rtol=0.01)
 
 
 def test_maps_that_reach_beyond_the_cell_are_said():
@@ -240,11 +241,11 @@ def test_what_is_said_to_fit_into_memory_fits():
     wide = ("simulate.cell=40", "simulate.surroundings=114")
     plan = plan_of(*wide, "simulate.particle_mass=1.27e10")
     for free in np.geomspace(0.3, 1.7, 20) * 1e9:
-        how = plan.fitting(free)
+        how = plan.fitting(4 * free, 4)
         if "particle_mass" in how:
             fits = plan_of(*wide, f"simulate.particle_mass={how.split()[-1]}")
             assert fits.memory_bytes() <= free < plan._memory_of(fits.lattice + 4)
-    assert plan.fitting(2.6e8) == "take fewer ranks a node"
+    assert plan.fitting(5.2e8, 2) == "take fewer ranks a node" and plan.fitting(2.6e8, 1) == "take a node with more memory"
 
 
 def test_the_cell_s_particles_are_those_about_its_middle(plan):
