@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -63,20 +64,26 @@ class Folder:
 
 def _ours(path: Path, form: str) -> bool:
     """Is it a file of this format, or one that nobody can read any more?"""
+    form_of = _format(path)
+    return path.is_file() and (h5py.is_hdf5(path) or not path.stat().st_size) if form_of is None else form_of == form
+
+
+def _format(path: Path) -> str | None:
+    """What a file's attribute `format` says, empty if there is none; None: the file is not whole."""
+    if SCOUT.look(path, own=True):
+        return None
     try:
         with h5py.File(path) as f:
-            return f.attrs.get("format") == form
-    except OSError:
-        return path.is_file() and (h5py.is_hdf5(path) or not path.stat().st_size)
+            return str(f.attrs.get("format", ""))
+    except OSError as error:
+        if error.errno not in (None, errno.EISDIR):
+            raise  # the disk does not give it now: no damage
+        return None
 
 
 def cut_short(path: Path) -> bool:
     """Is a finished chunk gone, or no whole file? What it holds is not read."""
-    try:
-        with h5py.File(path) as f:
-            return f.attrs.get("format") != "hpcdiff-snapshot"
-    except OSError:
-        return True
+    return not path.exists() or _format(path) != "hpcdiff-snapshot"
 
 
 def write_draw(plan: Plan, folder: Folder, block: int) -> None:
