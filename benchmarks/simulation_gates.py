@@ -12,7 +12,6 @@ docs/simulation.md explains it.
 from __future__ import annotations
 
 import argparse
-import functools
 import json
 import os
 import resource
@@ -34,7 +33,7 @@ CLUSTERS = {"halo_model": 216, "nbody": 28}
 """Of which the results are kept."""
 
 
-def make(ranks: int, folder: Path, config: Path, more: list[str], stages: tuple[str, ...]) -> dict[str, list[float]]:
+def make(folder: Path, config: Path, more: list[str], stages: tuple[str, ...], ranks: int = 1) -> dict[str, list[float]]:
     """Run stages into `folder` unless it is all there; of each its seconds and its core seconds when it was first run to its end."""
     launcher = ["mpirun", "-n", str(ranks)] if ranks > 1 else []
     kept = folder / "seconds.json"
@@ -65,10 +64,10 @@ def correlations(snapshot: halos.Snapshot, of: dict[str, np.ndarray]) -> tuple[l
 def halo_model(options: argparse.Namespace, make: Callable) -> tuple[dict, Callable[[Path], None]]:
     """Simulate, project and measure; what goes into the JSON file, and what draws the figure at a path."""
     more = [f"simulate.clusters={options.clusters}", "project.split={train: 0.6, val: 0.05, test: 0.35}"]
-    seconds = make(options.folder / "as it is", CONFIG, more, ("simulate", "project"))
+    seconds = make(options.folder / "as it is", CONFIG, more, ("simulate", "project"), options.ranks)
     bare = options.folder / "no clumps"
     stripped.strip(options.folder / "as it is", bare)
-    make(bare, CONFIG, more, ("project",))
+    make(bare, CONFIG, more, ("project",), options.ranks)
     snapshot = halos.Snapshot(options.folder / "as it is")
     of = halos.measure(snapshot)
     table = Table()
@@ -115,7 +114,7 @@ def main() -> None:
     options.clusters = options.clusters or CLUSTERS[options.engine]
     with tempfile.TemporaryDirectory() as temporary:
         options.folder = options.folder or Path(temporary)
-        content, draw = (evolved.run if nbody else halo_model)(options, functools.partial(make, options.ranks))
+        content, draw = (evolved.run if nbody else halo_model)(options, make)
     print(report.table([f"gate ({options.engine})", *HEADER], cells(content["gates"])))
     print("does not hold:", ", ".join(failing(content["gates"])) or "nothing")
     if options.clusters != CLUSTERS[options.engine] or not options.box:

@@ -130,7 +130,7 @@ def run(options, make: Callable) -> tuple[dict, Callable]:
     """
     table, seconds, folder, bare = Table(), {}, options.folder / "clusters", options.folder / "clusters, no clumps"
     more = overrides(options.clusters, 11)
-    seconds["clusters"] = make(folder, CONFIG, more, ("simulate", "project"))
+    seconds["clusters"] = make(folder, CONFIG, more, ("simulate", "project"), options.ranks)
     plan = Plan(read_config(CONFIG, more))
     of, snapshot = measured(folder, plan.softening)
     gates(table, of, plan)
@@ -142,7 +142,7 @@ def run(options, make: Callable) -> tuple[dict, Callable]:
     finder = list(found)[-1]
     subhalos.gates(table, found[finder], " (ROCKSTAR)" if options.rockstar else "")
     stripped.strip(folder, bare)
-    make(bare, CONFIG, more, ("project",))
+    make(bare, CONFIG, more, ("project",), options.ranks)
     content = {"coherence": inference_gates(table, folder / "maps.h5", bare / "maps.h5"), "power": gravity_gates(table, folder, plan)}
     if options.box:
         more = [f"simulate.box={BOX}", f"simulate.particle_mass={BOX_PARTICLE}", f"simulate.mass_range=[{BOX_HALOS}, 1e16]", "run.seed=13"]
