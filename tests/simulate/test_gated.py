@@ -77,7 +77,7 @@ def test_boxes_without_surroundings_are_experimental(box):
     ],
 )
 def test_what_the_gates_were_run_on_is_what_is_called_so(name, changes):
-    assert engine(name, *changes) == engine(name) == name
+    assert engine(name, *changes) == engine(name) and "experimental" not in engine(name)
 
 
 @pytest.mark.parametrize("name", RESULTS)
