@@ -19,7 +19,7 @@ SOFTENING = 33.0
 """Their `simulate.softening`, that of the preset's particles where none is given, kpc."""
 ALIKE = 0.1
 """Largest difference (ln) of a particle's mass, and of the halo model's cell, on which its environment depends."""
-NOT_MET: dict[str, tuple[str, ...]] = {"halo_model": (), "nbody": ("Y-M",)}
+NOT_MET: dict[str, tuple[str, ...]] = {"halo_model": (), "nbody": ()}
 """Groups of gates of which at least one is not met (docs/simulation.md)."""
 
 

@@ -134,7 +134,7 @@ def _settled(plan: Plan, of: Levels, x: np.ndarray, phi: np.ndarray, halos: list
 
 
 def _as_written(plan: Plan, written: Matter, each: list[tuple]) -> list[tuple]:
-    """The halos with what is known of them, measured again where their gas has settled; of the one box those in `mass_range`."""
+    """The halos with what is known of them, measured again where their gas has settled; of the one box those in `mass_range`, by falling mass."""
     low, high = plan.config.simulate.mass_range if plan.single else (0, np.inf)
     rows = [(written.at(halo.centre), *what) for halo, *what in each]
     found = [row for row in rows if low <= row[0].mass_200m <= high]
@@ -145,7 +145,7 @@ def _as_written(plan: Plan, written: Matter, each: list[tuple]) -> list[tuple]:
             "simulate.mass_range",
             "widen it or take a larger simulate.box, with --overwrite, as the box is evolved again",
         )
-    return found
+    return sorted(found, key=lambda row: -row[0].mass_200m)
 
 
 def _smoothing(x: np.ndarray, side: float, densities: bool, threads: int) -> tuple[np.ndarray, np.ndarray | None]:
