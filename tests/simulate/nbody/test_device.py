@@ -136,7 +136,7 @@ def test_a_rank_makes_its_gpu_the_current_one(monkeypatch):
 
 def test_a_run_is_not_taken_up_on_another_device(tmp_path, capsys, as_if, monkeypatch):
     folder, steps = tmp_path / "run", []
-    one_box = ["simulate.box=45", "simulate.mass_range=[7e14, 5e15]"]
+    one_box = ["simulate.box=45", "simulate.mass_range=[5e14, 5e15]"]
 
     def stopped(plan, files, box_, told, threads, after, *rest):
         def look(state):

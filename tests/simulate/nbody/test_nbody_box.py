@@ -1,7 +1,9 @@
 """What the boxes are and what one box hands on: masses, seeds, cost, units, saved states, smoothing through the walls."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -182,13 +184,19 @@ def test_smoothing_lengths_know_no_walls():
     assert h == pytest.approx(other, rel=1e-5) and number == pytest.approx(again, rel=1e-4)
 
 
-def test_of_one_box_the_halos_in_range_are_taken_and_of_a_clusters_box_its_own():
-    far, near = (box.Halo(np.full(3, at), m, 2.0, m, 1.0, m, 1.3, 1e6) for at, m in ((2.0, 2e15), (22.0, 1e15)))
-    x = np.repeat([far.centre, near.centre], (300, 200), axis=0)
-    matter = box.Matter(x, np.ones(500), np.zeros(500), 45.0, plan_of().background)
-    assert box._chosen(plan_of(*SMALL), [far, near], matter, np.arange(250, 400)) == [1]
-    single = plan_of("simulate.box=60", "simulate.mass_range=[5e14, 1.5e15]")
-    assert box._chosen(single, [far, near], matter, np.arange(0)) == [1]
+def test_of_one_box_the_halos_in_range_are_taken_by_falling_mass_and_of_a_clusters_box_its_own():
+    """As they are where the gas has settled: there the first is out of the range, and the third in it."""
+    began = [box.Halo(np.full(3, at), m, 2.0, m, 1.0, m, 1.3, 1e6) for at, m in ((2.0, 1.4e15), (22.0, 6e14), (40.0, 4e14), (50.0, 1e14))]
+    settled = {2.0: 1.6e15, 22.0: 7e14, 40.0: 9e14, 50.0: 1e14}
+    written = SimpleNamespace(at=lambda centre: replace(began[0], centre=centre, mass_200m=settled[centre[0]]))
+    each = [(halo, 0.5, -1.0, 1.2) for halo in began]
+    one_box = plan_of("simulate.box=60", "simulate.mass_range=[5e14, 1.5e15]")
+    rows = box._as_written(one_box, written, each)
+    assert [(row[0].centre[0], row[0].mass_200m, row[1:]) for row in rows] == [(x, settled[x], (0.5, -1.0, 1.2)) for x in (40.0, 22.0)]
+    (own,) = box._as_written(plan_of(*SMALL), written, [each[0]])
+    assert own[0].mass_200m == 1.6e15
+    with pytest.raises(UserError, match="no halo of 5e\\+14 to 1.5e\\+15 Msun, its heaviest has 1.6e\\+15"):
+        box._as_written(one_box, written, [each[0], each[3]])
 
 
 def test_gas_differs_between_halos_boxes_and_seeds_and_comes_again():
