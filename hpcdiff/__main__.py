@@ -10,13 +10,9 @@ import sys
 
 from hpcdiff.errors import nearest
 from hpcdiff.leaving import leave
+from hpcdiff.usage import CONSOLE
 from hpcdiff.world import STAGES
 
-USAGE = (
-    f"usage: hpcdiff {{{','.join(STAGES)}}} CONFIG.yaml [section.key=value ...] [--dry-run] [--overwrite], "
-    "or hpcdiff sample CONFIG.yaml --sz FILE.fits ... --out DIR, or hpcdiff evaluate --compare A B, "
-    "or hpcdiff maps --help, or hpcdiff sweep --help, or hpcdiff doctor [DIR | CONFIG.yaml]"
-)
 COMMANDS = (*STAGES, "maps", "sweep", "doctor")
 
 
@@ -24,11 +20,11 @@ def main(argv: list[str] | None = None) -> int:
     """Run one stage, or a command about map files; returns its exit status (contract: 0, 1, 2 or 75)."""
     argv = sys.argv[1:] if argv is None else argv
     if argv and argv[0] in ("-h", "--help"):
-        print(USAGE)
+        print(CONSOLE)
         return 0
     if not argv or argv[0] not in COMMANDS:
         said = f"unknown stage {argv[0]!r}{nearest(argv[0], COMMANDS)}" if argv else "no stage given"
-        print(f"hpcdiff: error: {said}, on the command line, {USAGE}", file=sys.stderr)
+        print(f"hpcdiff: error: {said}, command line, see hpcdiff --help", file=sys.stderr)
         return 2
     return importlib.import_module(f"hpcdiff.{argv[0]}.__main__").main(argv[1:])
 

@@ -27,7 +27,7 @@ from hpcdiff.sections import (
     Task,
     Train,
 )
-from hpcdiff.strict import check_bounds, fields_of, leaves, read, reference, to_yaml
+from hpcdiff.strict import Places, check_bounds, fields_of, leaves, read, reference, to_yaml
 
 
 @dataclass
@@ -71,24 +71,25 @@ class Config:
         return to_yaml(self.resolved(*sections))
 
 
-def read_config(path: str | Path, overrides: list[str] = ()) -> Config:
-    """Read a YAML file and apply dotted overrides ("train.lr=1e-3"), which win.
+def read_config(path: str | Path, overrides: list[str] = (), by: str = "command line") -> Config:
+    """Read a YAML file and apply dotted overrides ("train.lr=1e-3") of what `by` names, which win.
 
     Raises:
         UserError: the file is missing or not YAML, a key is unknown (the nearest valid one is named), a value has the
             wrong type or is out of range, or an environment variable `${VAR}` is not set.
     """
-    config, given = read(Config, path, overrides)
+    places = Places(path, by)
+    config, given = read(Config, places, overrides)
     config.given = frozenset(given)
     if config.sample.sampler == "auto":
         config.sample.steps = config.sample.steps if "sample.steps" in given else AUTO_STEPS
         config.sample.init = config.sample.init if "sample.init" in given else AUTO_INIT
-    check_bounds(config, str(path))
-    _check_together(config, str(path))
+    check_bounds(config, places)
+    _check_together(config, places)
     return config
 
 
-def _check_together(config: Config, where: str) -> None:
+def _check_together(config: Config, places: Places) -> None:
     """Rules that hold between keys."""
     project, split, diffusion = config.project, config.project.split, config.diffusion
     rules = [
@@ -136,13 +137,21 @@ def _check_together(config: Config, where: str) -> None:
             "each is [low, high]; the name `all` is taken",
         ),
     ]
+    others = {
+        "cosmology.Ob0": "cosmology.Om0",
+        "diffusion.sigma_min": "diffusion.sigma_max",
+        "network.attention": "network.multipliers",
+        "train.map_weights": "run.maps",
+        "sample.churn": "sample.sampler",
+        "task.outputs": "task.inputs",
+    }
     for key, ok, how in rules:
         if not ok:
-            raise UserError(f"{key} does not hold together", where, how)
+            raise UserError(f"{key} does not hold together", places.of(key, others.get(key, key)), how)
     for key, value in (("task.transform", config.task.transform), ("project.beam", project.beam), ("project.depth", project.depth)):
         for name in value if isinstance(value, dict) else ():
             if name not in FIELDS:
-                raise UserError(f"{key} names {name!r}{nearest(name, FIELDS)}", where, "name a field")
+                raise UserError(f"{key} names {name!r}{nearest(name, FIELDS)}", places.of(key), "name a field")
 
 
 def _each(value: object) -> list:

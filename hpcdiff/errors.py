@@ -50,8 +50,8 @@ CANNOT_WRITE = "No space left|file write failed|MPI_File_(write|sync|set_size|cl
 """What HDF5 says without an errno, through MPI-IO too, when the disk refuses."""
 
 
-def disk_error(error: BaseException) -> str | None:
-    """An error of the file system, or a lack of memory, that the user can mend, as one line; None for any other."""
+def disk_error(error: BaseException, folder: object = "run.dir") -> str | None:
+    """An error of the file system, or a lack of memory, that the user can mend, as one line; None for any other. An error without a file's name is said of `folder`."""
     if isinstance(error, MemoryError):
         how = "give the job more memory; where so much cannot be meant, an input file is damaged"
         return str(UserError(f"not enough memory ({error})" if str(error) else "not enough memory", "", how))
@@ -77,7 +77,7 @@ def disk_error(error: BaseException) -> str | None:
         said = ("the file cannot be read", "look to the file system, then run the same command again")
     if said is None and isinstance(error, (OSError, RuntimeError)) and re.search(CANNOT_WRITE, str(error)):
         said = ("the disk is full or the file cannot be written", "free some space and run the same command again")
-    where = getattr(error, "filename", None) or "run.dir"
+    where = getattr(error, "filename", None) or folder
     return None if said is None else str(UserError(said[0], os.fsdecode(where) if isinstance(where, bytes) else where, said[1]))
 
 

@@ -10,6 +10,20 @@ import os
 import shutil
 from pathlib import Path
 
+from hpcdiff.errors import UserError
+
+
+def make_folder(path: str | Path) -> None:
+    """A folder and those above it, where they do not stand already.
+
+    Raises:
+        UserError: it is in a place where the system makes no folders, such as /proc. OSError: any other fault.
+    """
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError:  # its parents are there by now
+        raise UserError("no folder can be made here", path, "choose another place") from None
+
 
 def write_atomic(path: str | Path, data: bytes | str) -> None:
     """Write `data` under a temporary name, flush it to disk and rename: a reader sees the old file or the new one."""

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hpcdiff import __version__, files
+from hpcdiff import __version__, files, usage
 from hpcdiff.config import Config, read_config
 from hpcdiff.errors import Busy, Stopped, UserError, disk_error, nearest, reader_left
 from hpcdiff.guards import WrongLaunch, first_started, say_once
@@ -91,7 +91,7 @@ def run_stage(
     argv = sys.argv[1:] if argv is None else argv
     if "-h" in argv or "--help" in argv:
         if launched_rank(stage) == 0:
-            print(_usage(stage, check is not None))
+            print(usage.whole(stage, check is not None))
         return DONE
     world, config, dry, lock = None, None, False, None
     try:
@@ -105,6 +105,7 @@ def run_stage(
                     return reader_left()
             return DONE
         world = join_world(stage)
+        world.folder = config.dir
         SCOUT.first = world.main  # one look at a file is enough for all ranks
         world.sign.catch()
         if world.size > 1 and stage != "train" and config.run.patience > 0:
@@ -137,7 +138,7 @@ def run_stage(
             if watch is not None:
                 watch.lost(error)  # does not return where another rank is gone: it says which
                 watch.close()
-        said = disk_error(error)
+        said = disk_error(error, config.dir if config else "run.dir")
         if world:
             world.close_bar()
         status, reason = (FAULT, f"{type(error).__name__}: {error}") if said is None else (USER, said)
@@ -166,20 +167,16 @@ def _say(stage: str, config: Config, options: set[str], plan: Callable, check: C
             print(line, flush=True)
 
 
-def _usage(stage: str, check: bool = False) -> str:
-    return f"usage: python -m hpcdiff.{stage} CONFIG.yaml [section.key=value ...] [--dry-run] [--overwrite]{' [--check]' * check}"
-
-
 def _parse(stage: str, argv: list[str], check: bool = False) -> tuple[Config, set[str]]:
-    usage = _usage(stage, check)
+    how = usage.line(stage, check)
     known = ["--dry-run", "--overwrite", *["--check"] * check]
     options = {a for a in argv if a.startswith("-")}
     for option in sorted(options):
         if option not in known:
-            raise UserError(f"unknown option {option!r}{nearest(option, known)}", "command line", usage)
+            raise UserError(f"unknown option {option!r}{nearest(option, known)}", "command line", how)
     words = [a for a in argv if not a.startswith("-")]
     if not words or "=" in words[0]:
-        raise UserError("no config file given", "command line", usage)
+        raise UserError("no config file given", "command line", how)
     return read_config(words[0], words[1:]), options
 
 
@@ -188,7 +185,7 @@ def _prepare(stage: str, config, world: World, outputs: Callable, overwrite: boo
     lock = None
     with world.together():
         if world.main:
-            config.dir.mkdir(parents=True, exist_ok=True)
+            files.make_folder(config.dir)
             lock = Lock(config.dir / f".{stage}.lock")
             if not lock.acquire(lambda line: print(f"hpcdiff {stage}: {line}", flush=True)):
                 raise Busy(f"another {stage} is at work ({lock.holder() or JUST_BEGUN})", config.dir, lock.advice())

@@ -19,7 +19,7 @@ from hpcdiff.errors import UserError
 from hpcdiff.plain import read_json
 from hpcdiff.posterior import Model
 from hpcdiff.sections import TRANSFORMS
-from hpcdiff.strict import build, check_bounds
+from hpcdiff.strict import Places, build, check_bounds
 from hpcdiff.transform import Transform
 from hpcdiff.versions import refuse_version
 
@@ -95,8 +95,8 @@ def read_model_config(path: str | Path) -> dict:
 
 def _refuse_nonsense(config: dict, info: dict, transforms: dict[str, Transform], weights: dict[str, torch.Tensor]) -> None:
     """Raise a ValueError for numbers that would only show much later, as maps that are not finite or a run that does not end."""
-    checked = build(Config, {name: config[name] for name in ("task", "network", "diffusion")}, set(), "config.json")
-    check_bounds(checked, "config.json")
+    checked = build(Config, {name: config[name] for name in ("task", "network", "diffusion")}, set(), Places("config.json"))
+    check_bounds(checked, Places("config.json"))
     if not isinstance(info["npix"], int) or info["npix"] < 1:
         raise ValueError(f"npix is {info['npix']!r}")
     for ranges in (info.get("seen") or {}).values():

@@ -19,7 +19,7 @@ from hpcdiff import diffusion
 from hpcdiff.errors import UserError
 from hpcdiff.maps import MapFile
 from hpcdiff.sections import Microwave, Observe, XRay
-from hpcdiff.strict import build
+from hpcdiff.strict import Places, build
 
 FWHM = math.sqrt(8 * math.log(2))
 """Full width at half maximum of a Gaussian over its standard deviation."""
@@ -86,7 +86,7 @@ class ObservedMaps:
 
     def __init__(self, maps: MapFile, settings: dict, inputs: list[str], seed: int) -> None:
         self._maps, self._seed = maps, seed
-        observe = build(Observe, settings, set(), "section observe of the model or the samples")
+        observe = build(Observe, settings, set(), Places("section observe of the model or the samples"))
         self._seen = observations(observe, inputs, maps.attributes.get("pixel_mpc"))
 
     def __getattr__(self, name: str):

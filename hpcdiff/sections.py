@@ -73,7 +73,7 @@ class Simulate:
     """`nbody`: side of one periodic box with all its halos in `mass_range`, comoving Mpc, in place of `clusters`; null = none."""
     softening: float | None = number(None, above=0)
     """`nbody`: softening of gravity, comoving kpc, as deep as Plummer's and none beyond three of it; null = 33, and 1/43 of the spacing of particles above 1e11 Msun."""
-    accuracy: float = number(0.3, above=0, high=1)
+    accuracy: float = number(0.3, low=1e-3, high=1)
     """`nbody`: shortest time step over the time to fall through the softening at the 99th percentile of the accelerations (with `surroundings` at the 98th of the fine particles')."""
     device: str = one_of("cpu", "cuda", "auto")
     """`nbody`: forces on the CPU, on a GPU for each rank, or (`auto`) on GPUs if every rank has one; the bytes are those of one kind of device."""

@@ -54,14 +54,33 @@ def _hints(cls) -> dict:
 DOCS = "docs/config.md"
 
 
-def read(cls, path: str | Path, overrides: list[str] = (), docs: str = DOCS) -> tuple[object, set[str]]:
-    """Read a YAML file into the dataclass `cls` and apply dotted overrides ("train.lr=1e-3"), which win.
+class Places:
+    """Where the value of each key was written, for messages.
+
+    Args:
+        file: what holds the keys. by: who overrides them.
+    Attributes:
+        overridden: dotted names of the keys that were.
+    """
+
+    def __init__(self, file: str | Path, by: str = "command line") -> None:
+        self.file, self.by = str(file), by
+        self.overridden: set[str] = set()
+
+    def of(self, *dotted: str) -> str:
+        """The place of a key, or of several that do not go together: the overrides' if they name one of these, or a key of a section among them."""
+        return self.by if any(f"{key}.".startswith(f"{name}.") for key in self.overridden for name in dotted) else self.file
+
+
+def read(cls, places: Places, overrides: list[str] = (), docs: str = DOCS) -> tuple[object, set[str]]:
+    """Read the YAML file of `places` into the dataclass `cls` and apply dotted overrides ("train.lr=1e-3"), which win.
 
     Returns:
-        the instance, and the dotted names of the keys that were given.
+        the instance, and the dotted names of the keys that were given; `places` knows then which were overridden.
     Raises:
         UserError: the file is missing or not YAML; as `build`.
     """
+    path = places.file
     try:
         tree = read_yaml(Path(path).read_text())
     except NotPlain as error:
@@ -74,16 +93,16 @@ def read(cls, path: str | Path, overrides: list[str] = (), docs: str = DOCS) -> 
     for text in overrides:
         key, equals, value = text.partition("=")
         if not equals:
-            raise UserError(f"{text!r} is not an override", "command line", "write key=value, with dots: section.key=value")
+            raise UserError(f"{text!r} is not an override", places.by, "write key=value, with dots: section.key=value")
         try:
-            merge(cls, tree, key.strip().split("."), read_yaml(value))
+            merge(cls, tree, key.strip().split("."), read_yaml(value), places.overridden)
         except NotPlain as error:
-            raise UserError(f"the value of {key} is not YAML ({error})", "command line", "quote it") from None
+            raise UserError(f"the value of {key} is not YAML ({error})", places.by, "quote it") from None
     given: set[str] = set()
-    return build(cls, tree, given, f"{path} and the command line" if overrides else str(path), docs=docs), given
+    return build(cls, tree, given, places, docs=docs), given
 
 
-def build(cls, tree: dict, given: set[str], where: str, prefix: str = "", valid: list[str] = (), docs: str = DOCS):
+def build(cls, tree: dict, given: set[str], places: Places, prefix: str = "", valid: list[str] = (), docs: str = DOCS):
     """A tree of YAML as an instance of the dataclass `cls`; dotted names of the keys that it gives are added to `given`.
 
     Raises:
@@ -95,28 +114,29 @@ def build(cls, tree: dict, given: set[str], where: str, prefix: str = "", valid:
     for key, value in tree.items():
         dotted = f"{prefix}{key}"
         if key not in names:
-            raise UserError(f"unknown key {dotted!r}{nearest(dotted, valid)}", where, f"see {docs}")
+            raise UserError(f"unknown key {dotted!r}{nearest(dotted, valid)}", places.of(dotted), f"see {docs}")
         if dataclasses.is_dataclass(hints[key]):
             value = {} if value is None else value
             if not isinstance(value, dict):
-                raise UserError(f"{dotted} is a section, not {value!r}", where, f"write {key}: {{...}}")
-            values[key] = build(hints[key], value, given, where, dotted + ".", valid, docs)
+                raise UserError(f"{dotted} is a section, not {value!r}", places.of(dotted), f"write {key}: {{...}}")
+            values[key] = build(hints[key], value, given, places, dotted + ".", valid, docs)
         else:
             given.add(dotted)
-            values[key] = _convert(value, hints[key], dotted, where, docs)
+            values[key] = _convert(value, hints[key], dotted, places.of(dotted), docs)
     return cls(**values)
 
 
-def merge(cls, tree: dict, path: list[str], value: object) -> None:
-    """Put an override into the YAML tree, so that it is checked like the rest; a section is merged, anything else replaced."""
+def merge(cls, tree: dict, path: list[str], value: object, named: set[str], prefix: str = "") -> None:
+    """Put an override into the YAML tree, so that it is checked like the rest, and its dotted name into `named`; a section is merged, anything else replaced."""
     name, *rest = path
     hint = _hints(cls).get(name)
     if not dataclasses.is_dataclass(hint) or (not rest and not isinstance(value, dict)):
+        named.add(prefix + ".".join(path))
         tree[".".join(path)] = value  # a leaf, or an unknown key, which is refused later with its whole name
         return
     tree[name] = tree[name] if isinstance(tree.get(name), dict) else {}
     for key, v in [(rest, value)] if rest else [([k], v) for k, v in value.items()]:
-        merge(hint, tree[name], key, v)
+        merge(hint, tree[name], key, v, named, f"{prefix}{name}.")
 
 
 def _expand(text: object, dotted: str, where: str):
@@ -203,7 +223,7 @@ def _is_text(value: str) -> bool:
         return False
 
 
-def check_bounds(config: object, where: str) -> None:
+def check_bounds(config: object, places: Places) -> None:
     """Hold every value against the choices and bounds of its field.
 
     Raises:
@@ -215,14 +235,14 @@ def check_bounds(config: object, where: str) -> None:
             values = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else [value]
             for v in values:
                 if v is not None and v not in choices:
-                    raise UserError(f"{dotted} is {v!r}{nearest(v, choices)}", where, f"one of {', '.join(choices)}")
+                    raise UserError(f"{dotted} is {v!r}{nearest(v, choices)}", places.of(dotted), f"one of {', '.join(choices)}")
             if isinstance(value, list) and (not value or len(set(value)) < len(value)):
-                raise UserError(f"{dotted} is {value!r}", where, "name at least one, and each once")
+                raise UserError(f"{dotted} is {value!r}", places.of(dotted), "name at least one, and each once")
         for name, holds in (("low", lambda v, b: v >= b), ("high", lambda v, b: v <= b), ("above", lambda v, b: v > b)):
             bound = f.metadata.get(name)
             if bound is not None and isinstance(value, (int, float)) and not holds(value, bound):
                 words = {"low": "at least", "high": "at most", "above": "above"}[name]
-                raise UserError(f"{dotted} is {value!r}", where, f"it must be {words} {bound}")
+                raise UserError(f"{dotted} is {value!r}", places.of(dotted), f"it must be {words} {bound}")
 
 
 def leaves(node: object, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field, object]]:

@@ -28,6 +28,8 @@ class World:
     """The ranks that run this stage together. This class is the world of one process alone."""
 
     rank, size = 0, 1
+    folder: object = "run.dir"
+    """What an error of the file system without a file's name is said of."""
 
     def __init__(self) -> None:
         self.sign, self.bar, self.watchdog, self.pulse = StopSign(), None, None, None
@@ -103,7 +105,7 @@ class World:
         except (UserError, Stopped) as raised:
             kind, said = next(k.__name__ for k in (Busy, UserError, Stopped) if isinstance(raised, k)), str(raised)
         except (OSError, RuntimeError) as raised:
-            said = disk_error(raised)
+            said = disk_error(raised, self.folder)
             if said is None:
                 raise
             kind = "UserError"

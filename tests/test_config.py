@@ -105,6 +105,31 @@ def test_overrides_win_and_are_checked(write):
             read_config(path, [bad])
 
 
+@pytest.mark.parametrize(
+    ("override", "at_fault"),
+    [
+        ("train.lr=0", True),
+        ("train.lr=fast", True),
+        ("train={lr: 0}", True),
+        ("train.lrr=1", True),
+        ("project.split.train=0.5", True),
+        ("project.fields=[gas, gaz]", True),
+        ("diffusion.sigma_max=0.001", True),
+        ("task.inputs=[gas]", True),
+        ("train.batch_size=4", False),
+        ("train={batch_size: 4}", False),
+        ("network.channels=4", False),
+    ],
+)
+def test_the_place_of_what_is_wrong_is_where_it_was_written(write, override, at_fault):
+    path = write("" if at_fault else "train: {lr: 0}")
+    with pytest.raises(UserError) as error:
+        read_config(path, [override])
+    assert (", command line, " in str(error.value)) == at_fault and (f", {path}, " in str(error.value)) != at_fault
+    with pytest.raises(UserError, match=", sweep.yaml, " if at_fault else f", {path}, "):
+        read_config(path, [override], "sweep.yaml")
+
+
 def test_environment_is_expanded(write, monkeypatch):
     monkeypatch.setenv("HPCDIFF_DATA", "/data")
     assert read_config(write("project: {snapshot: '${HPCDIFF_DATA}/s.hdf5'}")).project.snapshot == "/data/s.hdf5"

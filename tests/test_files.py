@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from hpcdiff import files
+from hpcdiff.errors import UserError
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
@@ -22,6 +23,14 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
         files.write_json(path, {"c": 3})
     assert json.loads(path.read_text()) == {"a": 2, "b": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_folder_is_made_with_those_above_it_and_where_none_can_be_it_is_said(tmp_path):
+    files.make_folder(tmp_path / "a" / "b")
+    files.make_folder(tmp_path / "a" / "b")
+    assert (tmp_path / "a" / "b").is_dir()
+    with pytest.raises(UserError, match="no folder can be made here, /proc/no_such/run, choose"):
+        files.make_folder("/proc/no_such/run")
 
 
 def test_json_has_no_nan(tmp_path):

@@ -26,7 +26,8 @@ def test_every_stage_refuses_bad_command_lines(tmp_path, stage):
     refused(run(stage, config(tmp_path), "run.sede=1"), "run.sede", "run.seed")
     refused(run(stage, config(tmp_path), "--dryrun"), "--dryrun", "--dry-run")
     helped = run(stage, "--help")
-    assert helped.returncode == 0 and "usage" in helped.stdout
+    assert helped.returncode == 0 and helped.stdout.startswith(f"usage: python -m hpcdiff.{stage} CONFIG.yaml")
+    assert "exit status: 0 done" in helped.stdout and ("--check" in helped.stdout) == (stage == "project")
     assert not (tmp_path / "run").exists()
 
 
@@ -136,9 +137,10 @@ def test_a_second_run_on_one_folder_is_refused_while_the_first_works(tmp_path):
 def test_a_run_folder_that_cannot_be_made_is_one_line(tmp_path, stage):
     (tmp_path / "run").write_text("a file")
     refused(run(stage, config(tmp_path)), "run")
+    refused(run(stage, config(tmp_path), "run.dir=/proc/no_such"), "no folder can be made here, /proc/no_such")
 
 
-def test_failing_together():
+def test_failing_together(tmp_path):
     class Three(world.World):
         rank, size = 1, 3
 
@@ -153,6 +155,10 @@ def test_failing_together():
         raise OtherVersion("of version 2")  # whatever kind of UserError it is
     with pytest.raises(UserError, match="disk is full"), Three().together():
         raise OSError(28, "No space left on device", "somewhere")
+    full = Three()
+    full.folder = tmp_path / "run"
+    with pytest.raises(UserError, match=f"the disk is full, {full.folder}, "), full.together():
+        raise OSError(28, "No space left on device")
     with pytest.raises(Busy, match="at work"), Three().together():  # stays what it is: the status file is the other's
         raise Busy("another train is at work")
     with pytest.raises(Stopped), world.World().together():

@@ -42,7 +42,7 @@ def compare(arguments: list[str]) -> Iterator[str]:
     refuse_unlike(a, b)
     names = ("A", "B") if a.name == b.name else (f"A: {a.name}", f"B: {b.name}")
     pairs, reason = paired(a, b)
-    out.mkdir(parents=True, exist_ok=True)
+    files.make_folder(out)
     partial, target = out / "compare_figures.partial", out / "compare_figures"
     files.remove(partial)
     partial.mkdir()

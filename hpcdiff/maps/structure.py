@@ -11,7 +11,7 @@ from hpcdiff.maps.layout import CATALOG, UNITS, VERSION
 from hpcdiff.maps.splits import split_ids
 from hpcdiff.plain import NotPlain, read_yaml
 from hpcdiff.sections import Split
-from hpcdiff.strict import build
+from hpcdiff.strict import Places, build
 
 
 def rows_text(rows: np.ndarray, most: int = 10) -> str:
@@ -142,6 +142,6 @@ def _halos(catalog: dict, config: dict) -> Iterator[str]:
     if not isinstance(said, dict) or said.get("by") not in ("halo", "group"):
         return
     kept = catalog["halo_id" if said["by"] == "halo" else "group"]
-    split = build(Split, said, set(), "its config")
+    split = build(Split, said, set(), Places("its config"))
     if (bad := np.flatnonzero(split_ids(kept, split) != catalog["split"])).size:
         yield f"the split is not that of its config ({rows_text(bad)})"

@@ -11,7 +11,7 @@ from hpcdiff.config import Config
 from hpcdiff.launch import run_stage
 from hpcdiff.leaving import leave
 from hpcdiff.sample.cluster.options import USAGE, is_cluster
-from hpcdiff.world import World
+from hpcdiff.world import World, launched_rank
 
 
 def plan(config: Config) -> Iterable[str]:
@@ -69,7 +69,7 @@ def main(argv: list[str] | None = None) -> int:
     if is_cluster(argv) and not {"-h", "--help"} & set(argv):
         return run_command("sample", USAGE, one_cluster, argv, "nothing is written")
     status = run_stage("sample", plan, work, outputs, argv)
-    if {"-h", "--help"} & set(argv):
+    if {"-h", "--help"} & set(argv) and launched_rank("sample") == 0:
         print(USAGE)
     return status
 

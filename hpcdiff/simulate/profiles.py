@@ -47,7 +47,7 @@ def critical(mass: float, radius: float, concentration: float, overdensity: floa
 
 
 def fitted_concentration(x: np.ndarray, low: float, mass: np.ndarray) -> float:
-    """c200c of the NFW profile of most likelihood for particles at x = r/R200c (n,) of these masses (n,), those with x from `low` to 1."""
+    """c200c of the NFW profile of most likelihood for particles at x = r/R200c (n,) of these masses (n,), those with x from `low` to 1; between 1 and 40, and at either where the profile bends nowhere."""
     there = (x > low) & (x < 1)
     x, weight = x[there], mass[there] / mass[there].mean()
 

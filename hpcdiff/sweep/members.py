@@ -50,9 +50,9 @@ def expand(sweep: Sweep) -> list[Member]:
     base, out, seen = base_config(sweep), [], {}
     for number, settings in enumerate(given):
         try:
-            config = read_config(sweep.base, [f"{key}={json.dumps(value)}" for key, value in settings.items()])
+            config = read_config(sweep.base, [f"{key}={json.dumps(value)}" for key, value in settings.items()], sweep.where)
         except UserError as error:
-            raise UserError(f"member {number} of the sweep: {error}", sweep.where) from None
+            raise UserError(f"member {number} of the sweep: {error}") from None
         whole = config.resolved()
         name = name_of(number, settings)
         config.run.dir, config.run.maps = str(sweep.folder / name), base.run.maps
@@ -135,7 +135,7 @@ def write_members(sweep: Sweep, members: list[Member]) -> None:
         if other := next((p for p in sweep.folder.glob(f"{m.number:03d}-*") if p.name != m.name), None):
             raise UserError("this was left by another sweep, which was killed before it began", other, "remove it, or take another dir")
     for m in members:
-        m.folder.mkdir(parents=True, exist_ok=True)
+        files.make_folder(m.folder)
         files.write_atomic(m.folder / "config.yaml", m.config.to_yaml())
     files.write_json(sweep.folder / "members.json", content_of(sweep, members))
 

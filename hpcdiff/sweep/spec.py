@@ -10,7 +10,7 @@ from pathlib import Path
 from hpcdiff.config import Config, all_keys, read_config
 from hpcdiff.errors import UserError, nearest
 from hpcdiff.plain import NotPlain, read_yaml
-from hpcdiff.strict import build, check_bounds, fields_of, number, some_of
+from hpcdiff.strict import Places, build, check_bounds, fields_of, number, some_of
 
 DOCS = "docs/scaling.md"
 STAGES = ("train", "sample", "evaluate")
@@ -65,9 +65,9 @@ def read_sweep(path: str | Path) -> Sweep:
         raise UserError("the sweep is not a mapping of keys", path, f"see {DOCS}")
     # what is varied may be of any type: it is checked as a part of each member's config
     vary, members = tree.pop("vary", None) or {}, tree.pop("members", None) or []
-    sweep = build(Sweep, tree, set(), str(path), valid=[*(f.name for f in fields_of(Sweep)), "vary", "members"], docs=DOCS)
+    sweep = build(Sweep, tree, set(), Places(path), valid=[*(f.name for f in fields_of(Sweep)), "vary", "members"], docs=DOCS)
     sweep.where = str(path)
-    check_bounds(sweep, sweep.where)
+    check_bounds(sweep, Places(path))
     for key in ("base", "dir"):
         if getattr(sweep, key) is None:
             raise UserError(f"the key {key!r} is missing", path, "base: a config file, dir: the folder of the sweep")

@@ -12,7 +12,7 @@ from hpcdiff.project.render import HaloMaps
 from hpcdiff.project.views import frames
 from hpcdiff.sections import Project
 from hpcdiff.snapshot import Particles
-from hpcdiff.strict import build
+from hpcdiff.strict import Places, build
 
 BOX = 60.0
 """Comoving Mpc."""
@@ -22,7 +22,7 @@ CENTRE = np.array([58.0, 31.0, 4.0])
 
 def project(**keys: object) -> Project:
     """The config's section `project`, as if read from YAML."""
-    return build(Config, {"project": keys}, set(), "test").project
+    return build(Config, {"project": keys}, set(), Places("test")).project
 
 
 def views(width: float, depth: float, sightlines=((0.0, 0.0, 1.0),), axes=(2,), z: float = 0.0, **columns: object) -> dict[str, np.ndarray]:

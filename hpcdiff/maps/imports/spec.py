@@ -10,7 +10,7 @@ from hpcdiff.cosmology import Background
 from hpcdiff.errors import UserError, nearest
 from hpcdiff.maps.layout import UNITS
 from hpcdiff.sections import Cosmology, Split
-from hpcdiff.strict import check_bounds, number, read
+from hpcdiff.strict import Places, check_bounds, number, read
 
 DOCS = "docs/maps.md"
 
@@ -65,9 +65,10 @@ def read_spec(path: str | Path, overrides: list[str] = ()) -> Import:
     Raises:
         UserError: a missing or unreadable file; an unknown, missing or contradictory key.
     """
-    spec, given = read(Import, path, overrides, DOCS)
+    places = Places(path)
+    spec, given = read(Import, places, overrides, DOCS)
     spec.given, spec.where = frozenset(given), str(path)
-    check_bounds(spec, spec.where)
+    check_bounds(spec, places)
     for key, said in (
         ("out", "name the map file to write"),
         ("catalog", "name the table of views"),
@@ -91,13 +92,14 @@ def read_spec(path: str | Path, overrides: list[str] = ()) -> Import:
         raise UserError("cosmology.Ob0 is 0, and gas and star are over the mean density of baryons", spec.where, "give one above 0")
     if spec.pixel_mpc is not None and spec.width_mpc is not None:
         raise UserError("pixel_mpc and width_mpc are both given", spec.where, "one of them says it all")
-    _check_split(spec)
+    _check_split(spec.split, places)
     return spec
 
 
-def _check_split(spec: Import) -> None:
-    split = spec.split
+def _check_split(split: Split, places: Places) -> None:
     if split.by == "region":
-        raise UserError("split.by is 'region', which imported maps cannot have", spec.where, "use halo or group, or a column split")
+        raise UserError(
+            "split.by is 'region', which imported maps cannot have", places.of("split.by"), "use halo or group, or a column split"
+        )
     if abs(split.train + split.val + split.test - 1) > 1e-9:
-        raise UserError("split does not hold together", spec.where, "train + val + test must be 1")
+        raise UserError("split does not hold together", places.of("split"), "train + val + test must be 1")

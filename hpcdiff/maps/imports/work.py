@@ -142,7 +142,7 @@ def import_maps(spec: Import, dry: bool = False, overwrite: bool = False) -> Ite
         yield to_yaml({"import": spec.resolved()}).rstrip()
         yield from (f"# {line}" for line in _plan(sources))
         return
-    spec.out_path.parent.mkdir(parents=True, exist_ok=True)
+    files.make_folder(spec.out_path.parent)
     lock = Lock(spec.out_path.absolute().parent / ".project.lock")  # the one of whoever writes map files here
     if not lock.acquire():
         raise Busy(f"another import or project is at work ({lock.holder()})", spec.out_path.parent, "wait for it or end it")

@@ -40,7 +40,7 @@ def write(posterior: Posterior, out: str | Path, device: str = "cpu", precision:
     out = out.resolve()
     partial, old = (out.with_name(f".{out.name}.{os.getpid()}.{kind}") for kind in ("partial", "old"))
     files.remove(partial)
-    partial.mkdir(parents=True)
+    files.make_folder(partial)
     try:
         about = describe(posterior, json.loads(provenance(World(), device=device, precision=precision)))
         for name, hdu in images(posterior, about).items():

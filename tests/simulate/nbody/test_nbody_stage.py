@@ -302,7 +302,7 @@ def test_a_stopped_periodic_box_goes_on_with_the_same_bytes(tmp_path, monkeypatc
         ("simulate.particle_mass=1e14", "simulate.particle_mass, take 2.96e+06 to 2.54e+12"),
         ("simulate.accuracy=2", "at most 1"),
         ("simulate.box=29", "a box of 29 Mpc has 0.046 halos of 3e+14 to 5e+14 Msun in the mean, simulate.mass_range"),
-        ("simulate.accuracy=0", "must be above 0"),
+        ("simulate.accuracy=1e-9", "must be at least 0.001"),
         ("simulate.softening=-3", "must be above 0"),
         ("simulate.softening=1e4", "simulate.softening, take at most 206 kpc"),
         ("simulate.softening=210", "more than a halo of 3e+14 Msun bears, simulate.softening, take at most 206 kpc"),
