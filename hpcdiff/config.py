@@ -89,8 +89,11 @@ def read_config(path: str | Path, overrides: list[str] = (), by: str = "command 
     return config
 
 
+SHARES = ("project.split.train", "project.split.val", "project.split.test")
+
+
 def _check_together(config: Config, places: Places) -> None:
-    """Rules that hold between keys."""
+    """Rules that hold between keys. Each: the key, whether it holds, how to mend it, and which keys may be at fault if not the one alone."""
     project, split, diffusion = config.project, config.project.split, config.diffusion
     rules = [
         (
@@ -103,13 +106,19 @@ def _check_together(config: Config, places: Places) -> None:
             project.mass_range is None or (len(project.mass_range) == 2 and 0 <= project.mass_range[0] < project.mass_range[1]),
             "give [lowest, highest] in Msun, or null",
         ),
-        ("cosmology.Ob0", config.cosmology.Ob0 < config.cosmology.Om0, "it must be below Om0"),
+        ("cosmology.Ob0", config.cosmology.Ob0 < config.cosmology.Om0, "it must be below Om0", "cosmology.Ob0", "cosmology.Om0"),
         ("project.width", isinstance(project.width, str) or project.width > 0, "it must be above 0"),
         ("project.depth", all(isinstance(d, str) or d > 0 for d in _each(project.depth)), "it must be above 0"),
         ("project.beam", all(b is None or isinstance(b, str) or b > 0 for b in _each(project.beam)), "it must be above 0"),
         ("project.gaunt", project.gaunt == "fit" or not isinstance(project.gaunt, str), 'give a number, or "fit"'),
-        ("project.split", abs(split.train + split.val + split.test - 1) < 1e-9, "train + val + test must be 1"),
-        ("diffusion.sigma_min", diffusion.sigma_min < diffusion.sigma_max, "it must be below sigma_max"),
+        ("project.split", abs(split.train + split.val + split.test - 1) < 1e-9, "train + val + test must be 1", *SHARES),
+        (
+            "diffusion.sigma_min",
+            diffusion.sigma_min < diffusion.sigma_max,
+            "it must be below sigma_max",
+            "diffusion.sigma_min",
+            "diffusion.sigma_max",
+        ),
         ("network.multipliers", all(m > 0 for m in config.network.multipliers) and config.network.multipliers, "whole numbers above 0"),
         (
             "network.attention",
@@ -117,37 +126,51 @@ def _check_together(config: Config, places: Places) -> None:
             if isinstance(config.network.attention, str)
             else all(a in {2**n for n in range(len(config.network.multipliers))} for a in config.network.attention),
             "give coarsest, or a list of 1, 2, 4, ... up to the coarsest level's factor",
+            "network.attention",
+            "network.multipliers",
         ),
         (
             "train.map_weights",
-            config.train.map_weights is None
-            or (len(config.train.map_weights) == len(config.map_paths()) and min(config.train.map_weights) > 0),
-            "give one number above 0 for each file of run.maps, or null",
+            config.train.map_weights is None or min(config.train.map_weights, default=0) > 0,
+            "give numbers above 0, or null",
+        ),
+        (
+            "train.map_weights",
+            config.train.map_weights is None or len(config.train.map_weights) == len(config.map_paths()),
+            "give one number for each file of run.maps, or null",
+            "train.map_weights",
+            "run.maps",
         ),
         (
             "sample.guide",
             (config.sample.guide.field is None) == (config.sample.guide.noise is None),
             "give both field and noise, or neither",
+            "sample.guide.field",
+            "sample.guide.noise",
         ),
-        ("sample.churn", config.sample.churn == 0 or config.sample.sampler == "heun", "only heun has churn"),
-        ("task.outputs", not set(config.task.inputs) & set(config.task.outputs), "no field may be input and output"),
+        (
+            "sample.churn",
+            config.sample.churn == 0 or config.sample.sampler == "heun",
+            "only heun has churn",
+            "sample.churn",
+            "sample.sampler",
+        ),
+        (
+            "task.outputs",
+            not set(config.task.inputs) & set(config.task.outputs),
+            "no field may be input and output",
+            "task.inputs",
+            "task.outputs",
+        ),
         (
             "evaluate.mass_bins",
             all(len(b) == 2 and b[0] < b[1] for b in config.evaluate.mass_bins.values()) and "all" not in config.evaluate.mass_bins,
             "each is [low, high]; the name `all` is taken",
         ),
     ]
-    others = {
-        "cosmology.Ob0": "cosmology.Om0",
-        "diffusion.sigma_min": "diffusion.sigma_max",
-        "network.attention": "network.multipliers",
-        "train.map_weights": "run.maps",
-        "sample.churn": "sample.sampler",
-        "task.outputs": "task.inputs",
-    }
-    for key, ok, how in rules:
+    for key, ok, how, *others in rules:
         if not ok:
-            raise UserError(f"{key} does not hold together", places.of(key, others.get(key, key)), how)
+            raise UserError(f"{key} does not hold together", places.of(*(others or [key])), how)
     for key, value in (("task.transform", config.task.transform), ("project.beam", project.beam), ("project.depth", project.depth)):
         for name in value if isinstance(value, dict) else ():
             if name not in FIELDS:

@@ -46,39 +46,48 @@ def nearest(word: object, words: Iterable[str]) -> str:
     return f" (did you mean {near[0]!r}?)" if near else ""
 
 
+CANNOT_READ = "file read failed|MPI_File_read"
 CANNOT_WRITE = "No space left|file write failed|MPI_File_(write|sync|set_size|close)"
 """What HDF5 says without an errno, through MPI-IO too, when the disk refuses."""
 
 
-def disk_error(error: BaseException, folder: object = "run.dir") -> str | None:
-    """An error of the file system, or a lack of memory, that the user can mend, as one line; None for any other. An error without a file's name is said of `folder`."""
+def disk_error(error: BaseException, folder: object = "") -> str | None:
+    """An error of the file system, or a lack of memory, that the user can mend, as one line; None for any other.
+
+    An error that comes without the name of a file is said of `folder`, in which is written, unless it may be one of reading.
+    """
     if isinstance(error, MemoryError):
         how = "give the job more memory; where so much cannot be meant, an input file is damaged"
         return str(UserError(f"not enough memory ({error})" if str(error) else "not enough memory", "", how))
     said = {
         errno.ENOSPC: ("the disk is full", "free some space and run the same command again"),
         errno.EDQUOT: ("the disk quota is used up", "free some space and run the same command again"),
-        errno.EACCES: ("no permission to write or read", "choose another run.dir or mend its permissions"),
-        errno.EPERM: ("no permission to write or read", "choose another run.dir or mend its permissions"),
-        errno.EROFS: ("the file system is read-only", "choose another run.dir"),
-        errno.ENOTDIR: ("a file stands where a folder is wanted", "choose another run.dir"),
+        errno.EACCES: ("no permission to write or read", "choose another place or mend its permissions"),
+        errno.EPERM: ("no permission to write or read", "choose another place or mend its permissions"),
+        errno.EROFS: ("the file system is read-only", "choose another place"),
+        errno.ENOTDIR: ("a file stands where a folder is wanted", "choose another place"),
         errno.EISDIR: ("a folder stands where a file is wanted", "choose another path"),
-        errno.EEXIST: ("a file stands where a folder is wanted", "choose another run.dir"),
+        errno.EEXIST: ("a file stands where a folder is wanted", "choose another place"),
         errno.ENAMETOOLONG: ("a path is too long", "choose a shorter one"),
         errno.ELOOP: ("a link leads to itself", "mend the link"),
         errno.ENOLCK: ("the file system has no file locks", NO_LOCKS),
         errno.EOPNOTSUPP: ("the file system lacks something, such as file locks", NO_LOCKS),
-        errno.EFBIG: ("the file is larger than is allowed here", "raise `ulimit -f` or choose another run.dir"),
+        errno.EFBIG: ("the file is larger than is allowed here", "raise `ulimit -f` or choose another place"),
         **dict.fromkeys(AWAY, ("the disk does not answer as it should", "look to the file system, then run the same command again")),
     }.get(getattr(error, "errno", None))
     if said is not None and error.errno in AWAY:
         said = (f"{said[0]} ({os.strerror(error.errno)})", said[1])
-    if said is None and isinstance(error, (OSError, RuntimeError)) and re.search("file read failed|MPI_File_read", str(error)):
+    reading = isinstance(error, (OSError, RuntimeError)) and re.search(CANNOT_READ, str(error))
+    if said is None and reading:
         said = ("the file cannot be read", "look to the file system, then run the same command again")
     if said is None and isinstance(error, (OSError, RuntimeError)) and re.search(CANNOT_WRITE, str(error)):
         said = ("the disk is full or the file cannot be written", "free some space and run the same command again")
-    where = getattr(error, "filename", None) or folder
-    return None if said is None else str(UserError(said[0], os.fsdecode(where) if isinstance(where, bytes) else where, said[1]))
+    if said is None:
+        return None
+    named = re.search("filename = '([^']+)'", str(error))  # as HDF5 says it
+    anywhere = reading or getattr(error, "errno", None) in AWAY
+    where = getattr(error, "filename", None) or (named[1] if named else "" if anywhere else folder)
+    return str(UserError(said[0], os.fsdecode(where) if isinstance(where, bytes) else where, said[1]))
 
 
 def reader_left() -> int:

@@ -138,7 +138,7 @@ def run_stage(
             if watch is not None:
                 watch.lost(error)  # does not return where another rank is gone: it says which
                 watch.close()
-        said = disk_error(error, config.dir if config else "run.dir")
+        said = disk_error(error, config.dir if config else "")
         if world:
             world.close_bar()
         status, reason = (FAULT, f"{type(error).__name__}: {error}") if said is None else (USER, said)
@@ -268,11 +268,12 @@ def _or_end_all(stage: str, config, world: World | None, message: str) -> Iterat
 
 
 def _write_status(stage: str, config, status: int, reason: str, requeue: bool | None = None) -> None:
-    if config is not None and config.dir.is_dir():
-        with contextlib.suppress(OSError):
-            files.write_json(
-                config.dir / f"{stage}.status.json", {"exit": status, "reason": reason, **({} if requeue is None else {"requeue": requeue})}
-            )
+    if config is None:
+        return
+    said = {"exit": status, "reason": reason, **({} if requeue is None else {"requeue": requeue})}
+    with contextlib.suppress(OSError):  # nothing may keep the other ranks waiting
+        if config.dir.is_dir():
+            files.write_json(config.dir / f"{stage}.status.json", said)
 
 
 def refuse_precision(precision: str, device: object, where: object = "train.precision") -> None:

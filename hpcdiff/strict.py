@@ -135,7 +135,7 @@ def merge(cls, tree: dict, path: list[str], value: object, named: set[str], pref
         tree[".".join(path)] = value  # a leaf, or an unknown key, which is refused later with its whole name
         return
     tree[name] = tree[name] if isinstance(tree.get(name), dict) else {}
-    for key, v in [(rest, value)] if rest else [([k], v) for k, v in value.items()]:
+    for key, v in [(rest, value)] if rest else [([str(k)], v) for k, v in value.items()]:
         merge(hint, tree[name], key, v, named, f"{prefix}{name}.")
 
 

@@ -28,7 +28,7 @@ class World:
     """The ranks that run this stage together. This class is the world of one process alone."""
 
     rank, size = 0, 1
-    folder: object = "run.dir"
+    folder: object = ""
     """What an error of the file system without a file's name is said of."""
 
     def __init__(self) -> None:

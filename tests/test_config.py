@@ -85,6 +85,7 @@ def test_numbers_that_yaml_takes_for_text(write, text, value):
         ("run: {dir: '${HPCDIFF_NO_SUCH}/x'}", ["HPCDIFF_NO_SUCH", "export"]),
         ("a: [", ["not YAML"]),
         ("- 1", ["mapping"]),
+        ("train: {5: 1}", ["train.5"]),
     ],
 )
 def test_bad_config_is_one_line_that_names_the_key(write, text, words):
@@ -100,7 +101,7 @@ def test_overrides_win_and_are_checked(write):
     assert (c.train.lr, c.train.batch_size, c.project.split.seed, c.task.outputs) == (2e-3, 8, 4, ["dm"])
     assert (c.sample.steps, c.sample.init) == (18, "matched")
     assert {"train.lr", "project.split.seed", "sample.steps"} <= c.given
-    for bad in ("train.lrx=1", "trian.lr=1", "lr=1", "train.lr", "train.lr.x=1", "given.x=1", "train=4"):
+    for bad in ("train.lrx=1", "trian.lr=1", "lr=1", "train.lr", "train.lr.x=1", "given.x=1", "train=4", "train={5: 1}", "train={null: 1}"):
         with pytest.raises(UserError):
             read_config(path, [bad])
 
@@ -119,10 +120,14 @@ def test_overrides_win_and_are_checked(write):
         ("train.batch_size=4", False),
         ("train={batch_size: 4}", False),
         ("network.channels=4", False),
+        ("project.split.seed=3", False),
+        ("sample.guide.beam=1", False),
+        ("run.maps=[a, b]", False),
     ],
 )
 def test_the_place_of_what_is_wrong_is_where_it_was_written(write, override, at_fault):
-    path = write("" if at_fault else "train: {lr: 0}")
+    at_home = {"project": "project: {split: {train: 0.5}}", "sample": "sample: {guide: {field: dm}}", "run": "train: {map_weights: [0, 1]}"}
+    path = write("" if at_fault else at_home.get(override.split(".")[0], "train: {lr: 0}"))
     with pytest.raises(UserError) as error:
         read_config(path, [override])
     assert (", command line, " in str(error.value)) == at_fault and (f", {path}, " in str(error.value)) != at_fault

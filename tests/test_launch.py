@@ -138,6 +138,11 @@ def test_a_run_folder_that_cannot_be_made_is_one_line(tmp_path, stage):
     (tmp_path / "run").write_text("a file")
     refused(run(stage, config(tmp_path)), "run")
     refused(run(stage, config(tmp_path), "run.dir=/proc/no_such"), "no folder can be made here, /proc/no_such")
+    refused(run(stage, config(tmp_path), f"run.dir={tmp_path / ('x' * 300)}"), "a path is too long")
+
+
+def test_a_run_folder_that_cannot_be_made_ends_all_ranks(tmp_path):
+    refused(run("project", config(tmp_path), f"run.dir={tmp_path / ('x' * 300)}", ranks=2), "a path is too long")
 
 
 def test_failing_together(tmp_path):

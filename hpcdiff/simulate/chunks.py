@@ -68,6 +68,11 @@ def _ours(path: Path, form: str) -> bool:
     return path.is_file() and (h5py.is_hdf5(path) or not path.stat().st_size) if form_of is None else form_of == form
 
 
+def ours(path: Path) -> bool:
+    """Is it a chunk of this stage's, or one that nobody can read any more?"""
+    return _ours(path, "hpcdiff-snapshot")
+
+
 def _format(path: Path) -> str | None:
     """What a file's attribute `format` says, empty if there is none; None: the file is not whole."""
     if SCOUT.look(path, own=True):

@@ -74,6 +74,7 @@ def opened(config: Config, plan: Plan, folder: Folder, world: World, keep: Calla
             done = finished(config, plan, folder)
             places = [folder.snapshot / folder.chunk(block).name for block in range(len(plan.blocks))]
             if done and (lost := [path for path in places if chunks.cut_short(path)]):
+                _refuse_foreign(folder, lost)
                 for path in lost:
                     world.print(f"hpcdiff simulate: {path} is gone or not a whole file, and is made again")
                 _reopen(config, folder, lost, keep)
@@ -107,6 +108,13 @@ def finished(config: Config, plan: Plan, folder: Folder) -> bool:
     return True
 
 
+def _refuse_foreign(folder: Folder, lost: list[Path]) -> None:
+    """Refuse to make these chunks again where this stage did not write what stands in their place, or beside them."""
+    odd = folder.foreign() or next((path for path in lost if path.exists() and not chunks.ours(path)), None)
+    if odd is not None:
+        raise UserError("a file that this stage did not write stands in its snapshot", odd, "move it")
+
+
 def _reopen(config: Config, folder: Folder, lost: list[Path], keep: Callable[[Folder], None] | None) -> None:
     """Make a finished run an unfinished one without these chunks; killed at any point it is the one or the other."""
     folder.draws.mkdir(parents=True)
@@ -134,9 +142,10 @@ def prepare(config: Config, plan: Plan, folder: Folder, here: int, ranks: int) -
         if folder.foreign() is not None:
             raise UserError("a snapshot that this stage did not write stands there", folder.snapshot, "move it, or take another run.dir")
         raise UserError("the catalogue of the snapshot that stands there is gone", folder.halos, "simulate --overwrite makes both again")
-    there = sum(p.stat().st_size for p in folder.partial.rglob("*") if p.is_file()) if ours else 0
+    there = sum(p.stat().st_size for top in (folder.partial, folder.snapshot) for p in top.rglob("*") if p.is_file()) if ours else 0
     need, free = plan.disk_bytes(ranks) - there, files.free_bytes(folder.partial)
-    if need > free and not folder.snapshot.exists():
+    whole = all((folder.snapshot / folder.chunk(block).name).exists() for block in range(len(plan.blocks)))
+    if need > free and not whole:
         raise UserError(
             f"the simulation needs {need / 1e9:.3g} GB more and {free / 1e9:.3g} GB are free", folder.partial, "free some space"
         )
@@ -149,7 +158,7 @@ def prepare(config: Config, plan: Plan, folder: Folder, here: int, ranks: int) -
         )
     folder.draws.mkdir(parents=True, exist_ok=True)
     files.write_atomic(folder.config, chunks.stored(config))
-    if folder.snapshot.exists():  # killed between the two last renames
+    if folder.snapshot.exists():  # killed between the two last renames, or reopened
         folder.chunks = folder.snapshot
     else:
         folder.chunks.mkdir(exist_ok=True)

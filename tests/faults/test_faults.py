@@ -183,6 +183,14 @@ def test_a_disk_that_does_not_answer_is_the_users_matter():
     assert errors.disk_error(ValueError("file read failed")) is None
 
 
+def test_a_disk_error_is_said_of_the_file_that_it_names_and_of_the_folder_only_if_it_was_written_there():
+    reading = OSError(5, "Can't synchronously read data (file read failed: filename = '/data/maps.h5', errno = 5)")
+    assert ", /data/maps.h5, " in errors.disk_error(reading, "/scratch/run")
+    assert "/scratch/run" not in errors.disk_error(OSError(5, "Input/output error"), "/scratch/run")
+    assert errors.disk_error(OSError(28, "No space left on device"), "/scratch/run").startswith("the disk is full, /scratch/run, ")
+    assert errors.disk_error(OSError(28, "No space left on device")).startswith("the disk is full, free some space")
+
+
 def test_a_refusal_must_name_the_file(tmp_path):
     ended = Ended([2], "hpcdiff train: error: damaged, /x/maps.h5, make it again\n", False, 1.0)
     assert refusal_fault("train", ended, tmp_path, tmp_path / "maps.h5") is None

@@ -71,6 +71,13 @@ def test_units(source, capsys, field, unit, words):
     assert all(word in line for word in words), line
 
 
+def test_the_place_of_what_is_wrong_is_where_it_was_written(source, capsys):
+    path = write_import(source)
+    assert "are both given, command line, " in refused(capsys, "import", path, "pixel_mpc=0.1")
+    assert "split does not hold together, command line, " in refused(capsys, "import", path, "split={train: 0.5}")
+    assert f"are both given, {path}, " in refused(capsys, "import", write_import(source, pixel_mpc=0.1), "redshift=0.1")
+
+
 def test_a_mass_over_an_area_needs_the_depth(source, capsys):
     units = {"dm": "Msun/Mpc^2", "gas": "dimensionless", "sz": "uK", "xray": "erg/s/cm^2"}
     assert "give the key depth_mpc" in refused(capsys, "import", write_import(source, units=units, depth_mpc=None))

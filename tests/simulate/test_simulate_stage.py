@@ -171,6 +171,34 @@ def test_a_chunk_that_a_finished_run_lacks_is_made_again_alone(serial, tmp_path,
     assert main(config(folder)) == 0 and "done already" in capsys.readouterr().out
 
 
+def test_what_is_not_ours_is_neither_removed_nor_made_again(serial, tmp_path, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(serial, folder)
+    path = folder / "snapshot" / "snapshot_000004.hdf5"
+    path.unlink()
+    with h5py.File(path, "w") as f:
+        f["mine"] = 1
+    before = contents(folder)
+    assert main(config(folder)) == 2
+    assert f"a file that this stage did not write stands in its snapshot, {path}, move it" in capsys.readouterr().err
+    path.unlink()
+    (folder / "snapshot" / "README").write_text("mine")
+    assert main(config(folder)) == 2 and "README, move it" in capsys.readouterr().err
+    (folder / "snapshot" / "README").unlink()
+    assert main(config(folder)) == 0 and contents(folder) == contents(serial) != before
+
+
+def test_a_reopened_run_too_needs_room(serial, tmp_path, capsys, monkeypatch):
+    folder = tmp_path / "run"
+    shutil.copytree(serial, folder)
+    (folder / "snapshot" / "snapshot_000004.hdf5").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr("hpcdiff.files.free_bytes", lambda path: 1000)
+        assert main(config(folder)) == 2
+        assert "GB are free" in capsys.readouterr().err
+    assert main(config(folder)) == 0 and contents(folder) == contents(serial)
+
+
 def test_another_seed_gives_other_particles(serial, tmp_path):
     assert main(config(tmp_path / "run", "run.seed=6")) == 0
     a, b = (h5py.File(f / "snapshot" / "snapshot_000000.hdf5")["PartType1/Coordinates"] for f in (serial, tmp_path / "run"))

@@ -82,16 +82,26 @@ def read_spec(path: str | Path, overrides: list[str] = ()) -> Import:
     for key in ("fields", "units"):
         for name in getattr(spec, key):
             if name not in UNITS:
-                raise UserError(f"{key} names {name!r}{nearest(name, UNITS)}", spec.where, f"one of {', '.join(UNITS)}")
+                raise UserError(f"{key} names {name!r}{nearest(name, UNITS)}", places.of(key), f"one of {', '.join(UNITS)}")
     for name in spec.fields:
         if name not in spec.units:
-            raise UserError(f"the key 'units' says nothing about {name!r}", spec.where, f"write units: {{{name}: ...}}, nothing is guessed")
+            raise UserError(
+                f"the key 'units' says nothing about {name!r}",
+                places.of("fields", "units"),
+                f"write units: {{{name}: ...}}, nothing is guessed",
+            )
     if extra := [name for name in spec.units if name not in spec.fields]:
-        raise UserError(f"units names {extra[0]!r}, which is not among the fields", spec.where, "name its images in fields")
+        raise UserError(
+            f"units names {extra[0]!r}, which is not among the fields", places.of("fields", "units"), "name its images in fields"
+        )
     if not spec.cosmology.Ob0 and {"gas", "star"} & set(spec.fields):
-        raise UserError("cosmology.Ob0 is 0, and gas and star are over the mean density of baryons", spec.where, "give one above 0")
+        raise UserError(
+            "cosmology.Ob0 is 0, and gas and star are over the mean density of baryons",
+            places.of("cosmology.Ob0", "fields"),
+            "give one above 0",
+        )
     if spec.pixel_mpc is not None and spec.width_mpc is not None:
-        raise UserError("pixel_mpc and width_mpc are both given", spec.where, "one of them says it all")
+        raise UserError("pixel_mpc and width_mpc are both given", places.of("pixel_mpc", "width_mpc"), "one of them says it all")
     _check_split(spec.split, places)
     return spec
 
@@ -102,4 +112,4 @@ def _check_split(split: Split, places: Places) -> None:
             "split.by is 'region', which imported maps cannot have", places.of("split.by"), "use halo or group, or a column split"
         )
     if abs(split.train + split.val + split.test - 1) > 1e-9:
-        raise UserError("split does not hold together", places.of("split"), "train + val + test must be 1")
+        raise UserError("split does not hold together", places.of("split.train", "split.val", "split.test"), "train + val + test must be 1")

@@ -204,7 +204,7 @@ class Plan:
         sides = [project.width, *(project.depth.values() if isinstance(project.depth, dict) else [project.depth])]
         if self.single or any(isinstance(side, str) for side in sides):
             return []
-        across = project.views.across(sides[0], max(sides[1:]))
+        across = project.views.across(sides[0], max(sides[1:], default=0))
         if across <= self.cell:
             return []
         what = (

@@ -86,8 +86,15 @@ def _read_rows(path: Path) -> dict[str, np.ndarray] | None:
 
 
 def _put_back_rows(plan: Plan, folder: Folder) -> None:
-    """The rows of all boxes, from the catalogue: the cluster of each."""
+    """The rows of all boxes, from the catalogue: the cluster of each.
+
+    Raises:
+        UserError: another version of hpcdiff wrote it, whose masses may be measured otherwise.
+    """
     with maps.open_hdf5(folder.halos, "halo catalogue") as f:
+        if f.attrs.get("rows") != WRITTEN:
+            how = "simulate --overwrite, or put the chunk that is gone back"
+            raise UserError("of another version of hpcdiff: no box can be made again alone", folder.halos, how)
         columns = {name: f[name][:] for name in f if name != "halo_id"}
     for box in plan.blocks:
         write_rows(folder, box, {name: column[box : box + 1] for name, column in columns.items()})
@@ -171,6 +178,7 @@ def _finish(plan: Plan, folder: Folder, told: str) -> str:
     temporary = halos.with_name("halos.tmp")
     with checked.create(temporary) as f:
         f.attrs.update({"format": "hpcdiff-halos", "version": 1, "config": chunks.stored(plan.config), "provenance": told, "inputs": "{}"})
+        f.attrs["rows"] = WRITTEN
         checked.put(f, "halo_id", np.arange(n, dtype="<i8"))
         for name, value in columns.items():
             checked.put(f, name, value)
@@ -179,7 +187,7 @@ def _finish(plan: Plan, folder: Folder, told: str) -> str:
         files.remove(left)
     particles = f"{plan.n_total} particles of each type"
     if plan.zoomed:
-        particles = "{} gas and {} dark-matter particles".format(*_counted(sorted(folder.chunks.iterdir())))
+        particles = "{} gas and {} dark-matter particles".format(*_counted([folder.chunk(box) for box in plan.blocks]))
     if folder.chunks != folder.snapshot:
         files.sync(folder.chunks)
         os.replace(folder.chunks, folder.snapshot)

@@ -212,6 +212,22 @@ def test_a_chunk_that_a_finished_run_lacks_is_made_again_alone(serial, tmp_path,
     assert contents(folder) == contents(serial) and not (folder / "simulate.partial").exists()
 
 
+def test_a_box_of_another_version_is_not_made_again_alone(serial, tmp_path, capsys):
+    """What its masses mean may have changed since; the finished run stays as it is."""
+    folder = tmp_path / "run"
+    shutil.copytree(serial, folder)
+    with h5py.File(folder / "halos.hdf5", "r+") as f:
+        f.attrs["rows"] -= 1
+    (folder / "snapshot" / "snapshot_000000.hdf5").unlink()
+    before = contents(folder)
+    for _ in range(2):
+        assert main(config(folder)) == 2
+        assert f"of another version of hpcdiff: no box can be made again alone, {folder / 'halos.hdf5'}" in capsys.readouterr().err
+        assert contents(folder) == before
+    shutil.copy(serial / "snapshot" / "snapshot_000000.hdf5", folder / "snapshot")
+    assert main(config(folder)) == 0 and "done already" in capsys.readouterr().out
+
+
 def test_every_dataset_has_checksums(serial):
     """A flipped bit is an error for whoever reads it, in any chunk and in the catalogue."""
     for path in (*(serial / "snapshot").iterdir(), serial / "halos.hdf5"):

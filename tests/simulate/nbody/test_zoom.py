@@ -227,7 +227,7 @@ def test_maps_that_reach_beyond_the_cell_are_said():
     def said(*more):
         return [line for line in plan_of(*ZOOM, *more).lines() if "beyond its cell" in line]
 
-    assert not said() and not said("project.width=2 R200m")
+    assert not said() and not said("project.width=2 R200m") and not said("project.depth={}")
     (line,) = said("project.width=40", "project.depth={sz: 10, dm: 30}", "project.views.sightlines=2")
     assert "reach 32 Mpc" in line and "simulate.cell of at least 64" in line
     assert not said("project.width=40", "project.depth={sz: 10, dm: 30}", "project.views.sightlines=1")
