@@ -47,6 +47,7 @@ def nearest(word: object, words: Iterable[str]) -> str:
 
 
 CANNOT_READ = "file read failed|MPI_File_read"
+"""What HDF5 says, also without an errno, when the disk does not give a file's content."""
 CANNOT_WRITE = "No space left|file write failed|MPI_File_(write|sync|set_size|close)"
 """What HDF5 says without an errno, through MPI-IO too, when the disk refuses."""
 

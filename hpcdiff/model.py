@@ -95,8 +95,9 @@ def read_model_config(path: str | Path) -> dict:
 
 def _refuse_nonsense(config: dict, info: dict, transforms: dict[str, Transform], weights: dict[str, torch.Tensor]) -> None:
     """Raise a ValueError for numbers that would only show much later, as maps that are not finite or a run that does not end."""
-    checked = build(Config, {name: config[name] for name in ("task", "network", "diffusion")}, set(), Places("config.json"))
-    check_bounds(checked, Places("config.json"))
+    places = Places("config.json")
+    checked = build(Config, {name: config[name] for name in ("task", "network", "diffusion")}, set(), places)
+    check_bounds(checked, places)
     if not isinstance(info["npix"], int) or info["npix"] < 1:
         raise ValueError(f"npix is {info['npix']!r}")
     for ranges in (info.get("seen") or {}).values():

@@ -1,5 +1,6 @@
 """Exit statuses, one-line errors, guards against wrong launches, and ranks that fail together."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -29,6 +30,15 @@ def test_every_stage_refuses_bad_command_lines(tmp_path, stage):
     assert helped.returncode == 0 and helped.stdout.startswith(f"usage: python -m hpcdiff.{stage} CONFIG.yaml")
     assert "exit status: 0 done" in helped.stdout and ("--check" in helped.stdout) == (stage == "project")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("stage", world.STAGES)
+def test_help_is_printed_by_one_rank(monkeypatch, capsys, stage):
+    main = importlib.import_module(f"hpcdiff.{stage}.__main__").main
+    for rank, said in ((0, True), (1, False)):
+        for name in ("RANK", "PMI_RANK"):
+            monkeypatch.setenv(name, str(rank))
+        assert main(["--help"]) == 0 and ("usage: " in capsys.readouterr().out) == said
 
 
 @pytest.mark.parametrize("stage", world.STAGES)

@@ -65,9 +65,10 @@ def read_sweep(path: str | Path) -> Sweep:
         raise UserError("the sweep is not a mapping of keys", path, f"see {DOCS}")
     # what is varied may be of any type: it is checked as a part of each member's config
     vary, members = tree.pop("vary", None) or {}, tree.pop("members", None) or []
-    sweep = build(Sweep, tree, set(), Places(path), valid=[*(f.name for f in fields_of(Sweep)), "vary", "members"], docs=DOCS)
+    places = Places(path)
+    sweep = build(Sweep, tree, set(), places, valid=[*(f.name for f in fields_of(Sweep)), "vary", "members"], docs=DOCS)
     sweep.where = str(path)
-    check_bounds(sweep, Places(path))
+    check_bounds(sweep, places)
     for key in ("base", "dir"):
         if getattr(sweep, key) is None:
             raise UserError(f"the key {key!r} is missing", path, "base: a config file, dir: the folder of the sweep")

@@ -90,7 +90,7 @@ def test_shared_maps_may_be_named(write):
         ({"vary": {"run.seed": 3}}, ["vary", "lists"]),
         ({"vary": {"run.seed": [0, 1, 0]}}, ["0 twice", "run.seed"]),
         ({"vary": None}, ["varies nothing"]),
-        ({"vary": {"train.subset": [0.5, 1.5]}}, ["member 1", "train.subset is 1.5", "at most 1"]),
+        ({"vary": {"train.subset": [0.5, 1.5]}}, ["member 1", "train.subset is 1.5, ", "sweep.yaml, it must be at most 1"]),
         ({"vary": {"task.transform": ["asinh", "asihn"]}}, ["member 1", "did you mean 'asinh'"]),
         ({"vary": {"run.seed": [0]}, "members": [{"train.lr": 3.0e-4}]}, ["members 0 and 1 are the same"]),
         ({"base": None}, ["'base' is missing"]),
